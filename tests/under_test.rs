@@ -1,0 +1,2 @@
+//! The binary `insula`.
+fn main() {}
