@@ -1,2 +1,5 @@
-//! The binary `insula`.
-fn main() {}
+//! The binary under test: the same `main` as `insula`, built here so that cargo tells the tests where it lies.
+
+fn main() -> std::process::ExitCode {
+    insula::main()
+}

@@ -1,2 +1,5 @@
 //! The binary `insula`.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    insula::main()
+}

@@ -75,6 +75,13 @@ impl Digest {
         &self.0["sha256:".len()..]
     }
 
+    /// The 32 bytes.
+    pub fn bytes(&self) -> [u8; 32] {
+        let digit = |place: usize| self.hex().as_bytes()[place] as char;
+        let nibble = |place| digit(place).to_digit(16).expect("a digest is hexadecimal") as u8;
+        std::array::from_fn(|i| nibble(2 * i) << 4 | nibble(2 * i + 1))
+    }
+
     /// The whole text, `sha256:...`.
     pub fn as_str(&self) -> &str {
         &self.0

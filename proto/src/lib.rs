@@ -9,6 +9,7 @@ pub mod corpus;
 pub mod ids;
 pub mod job;
 pub mod settings;
+pub mod shard;
 pub mod tally;
 
 /// The generated messages and services of `insula.v1`.

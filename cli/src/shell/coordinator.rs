@@ -1,0 +1,45 @@
+//! `insula coordinator`: serves until asked to stop.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use insula_coordinator::shell::server::CoordinatorConfig;
+use serde::{Deserialize, Serialize};
+
+use super::{client::Serving, logging, run::make_state_directory, settings};
+use crate::{args::CoordinatorArgs, failure::Failure};
+
+/// What configs/coordinator.toml may set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CoordinatorSettings {
+    /// Where to listen.
+    listen: SocketAddr,
+    /// Folder of the journal, artifacts and logs.
+    state: PathBuf,
+    /// Listen on an address that other machines reach, though connections carry no authentication yet.
+    allow_remote: bool,
+}
+
+impl Default for CoordinatorSettings {
+    fn default() -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 7461));
+        Self { listen, state: ".insula".into(), allow_remote: false }
+    }
+}
+
+/// Serves until Ctrl-C or SIGTERM.
+pub async fn run(args: CoordinatorArgs, verbose: u8) -> Result<(), Failure> {
+    let settings: CoordinatorSettings =
+        settings::plain(&CoordinatorSettings::default(), args.config.as_deref(), &args.sets)?;
+    let state = args.state.unwrap_or(settings.state);
+    make_state_directory(&state)?;
+    let _log = logging::start(verbose.max(1), Some((&state, "coordinator.log")));
+    let listen = args.listen.unwrap_or(settings.listen);
+    let allow_remote = settings.allow_remote;
+    let config = CoordinatorConfig { listen, allow_remote, ..CoordinatorConfig::local(state.clone()) };
+    let serving = Serving::start(config).await?;
+    println!("coordinator at {}, state in {}", serving.url(), state.display());
+    super::worker::asked_to_stop().await;
+    serving.stop().await;
+    Ok(())
+}

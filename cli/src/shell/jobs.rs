@@ -1,0 +1,207 @@
+//! `insula submit`, `status`, `watch`, `logs`, `cancel`, `report`.
+
+use std::io::Write as _;
+
+use comfy_table::{Table, presets};
+use insula_coordinator::report::Report;
+use insula_proto::v1::{
+    CancelRequest, GetJobRequest, Job, JobReport, JobState, ListJobsRequest, ListWorkersRequest, ReadLogRequest,
+    SubmitRequest, Worker,
+};
+
+use super::{
+    client::Client,
+    export,
+    follow::{Shown, follow},
+    run::job_name,
+    settings,
+};
+use crate::{
+    args::{JobArgs, LogsArgs, ReportArgs, StatusArgs, SubmitArgs, WatchArgs},
+    failure::Failure,
+    progress::{progress_text, state_name},
+};
+
+/// Jobs that `status` lists; more are a matter for `--json` and the API's pages.
+const LISTED: u32 = 50;
+
+/// `insula submit`
+pub async fn submit(args: SubmitArgs) -> Result<(), Failure> {
+    let spec = settings::job(&args.settings)?;
+    let client = Client::connect(&args.client).await?;
+    let request_id = args.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let request = SubmitRequest { request_id, spec: Some((&spec).into()) };
+    let answer = client.jobs().submit(request).await.map_err(|status| client.failure(&status))?.into_inner();
+    if args.json {
+        let (job, existed, warnings) = (&answer.job_id, answer.existed, &answer.warnings);
+        println!("{}", serde_json::json!({ "job_id": job, "existed": existed, "warnings": warnings }));
+    } else {
+        answer.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        println!("{}{}", answer.job_id, if answer.existed { " (submitted before)" } else { "" });
+    }
+    client.close().await;
+    Ok(())
+}
+
+/// `insula status`
+pub async fn status(args: StatusArgs) -> Result<(), Failure> {
+    let client = Client::connect(&args.client).await?;
+    match &args.job {
+        Some(job) => one(&client, &job_name(job)?, args.json).await?,
+        None => all(&client, args.json).await?,
+    }
+    client.close().await;
+    Ok(())
+}
+
+async fn one(client: &Client, job: &str, json: bool) -> Result<(), Failure> {
+    let request = GetJobRequest { job_id: job.to_owned(), etag: String::new() };
+    let answer = client.jobs().get(request).await.map_err(|status| client.failure(&status))?.into_inner();
+    let job = answer.job.unwrap_or_default();
+    if json {
+        println!("{}", job_json(&job));
+        return Ok(());
+    }
+    println!("{}", summary(&job));
+    if !job.failure.is_empty() {
+        println!("{}", job.failure);
+    }
+    if let Some(progress) = &job.progress {
+        println!("{}", progress_text(progress));
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["task", "state", "worker", "tries"]);
+    for task in &job.tasks {
+        table.add_row([&task.what, &task.state, &task.worker, &task.attempts.to_string()]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+async fn all(client: &Client, json: bool) -> Result<(), Failure> {
+    let request = ListJobsRequest { page_size: LISTED, ..ListJobsRequest::default() };
+    let jobs = client.jobs().list(request).await.map_err(|status| client.failure(&status))?.into_inner();
+    let workers = client.fleet().list_workers(ListWorkersRequest {}).await;
+    let workers = workers.map_err(|status| client.failure(&status))?.into_inner().workers;
+    if json {
+        let jobs: Vec<_> = jobs.jobs.iter().map(job_json).collect();
+        let workers: Vec<_> = workers.iter().map(worker_json).collect();
+        println!("{}", serde_json::json!({ "jobs": jobs, "workers": workers }));
+        return Ok(());
+    }
+    if jobs.jobs.is_empty() {
+        println!("no jobs");
+    }
+    jobs.jobs.iter().for_each(|job| println!("{}", summary(job)));
+    if !jobs.next_page_token.is_empty() {
+        println!("... and older ones");
+    }
+    for worker in workers.iter().filter(|worker| worker.alive) {
+        let doing = if worker.doing.is_empty() { "idle" } else { &worker.doing };
+        println!("{} ({}, {} threads): {doing}", worker.name, worker.device, worker.threads);
+    }
+    Ok(())
+}
+
+fn summary(job: &Job) -> String {
+    let name = job.spec.as_ref().map_or("", |spec| &spec.name);
+    format!("{}  {}  {name}", job.job_id, state_name(job.state()))
+}
+
+fn job_json(job: &Job) -> serde_json::Value {
+    let task = |t: &insula_proto::v1::Task| {
+        let (index, what, state, worker, attempts) = (t.index, &t.what, &t.state, &t.worker, t.attempts);
+        serde_json::json!({ "index": index, "what": what, "state": state, "worker": worker, "attempts": attempts })
+    };
+    let progress = job.progress.as_ref().map(|p| {
+        serde_json::json!({ "update": p.update, "updates": p.updates, "epoch": p.epoch, "loss": p.loss,
+            "lr": p.lr, "samples_per_s": p.samples_per_s, "done": p.done, "total": p.total, "what": p.what })
+    });
+    serde_json::json!({
+        "job_id": job.job_id,
+        "name": job.spec.as_ref().map(|spec| &spec.name),
+        "state": state_name(job.state()),
+        "submitted_ms": job.submitted_ms,
+        "finished_ms": (job.finished_ms != 0).then_some(job.finished_ms),
+        "failure": (!job.failure.is_empty()).then_some(&job.failure),
+        "tasks": job.tasks.iter().map(task).collect::<Vec<_>>(),
+        "progress": progress,
+    })
+}
+
+fn worker_json(worker: &Worker) -> serde_json::Value {
+    serde_json::json!({ "worker_id": worker.worker_id, "name": worker.name, "device": worker.device,
+        "threads": worker.threads, "alive": worker.alive, "doing": worker.doing })
+}
+
+/// `insula watch`
+pub async fn watch(args: WatchArgs) -> Result<(), Failure> {
+    let client = Client::connect(&args.client).await?;
+    let job = job_name(&args.job)?;
+    let mut shown = if args.json { Shown::Json } else { Shown::for_stderr() };
+    let state = follow(&client, &job, &args.resume_token, &mut shown).await;
+    shown.finish();
+    let why = match state? {
+        JobState::Cancelled => return Err(Failure::JobCancelled(job)),
+        JobState::Failed => {
+            let request = GetJobRequest { job_id: job.clone(), etag: String::new() };
+            let answer = client.jobs().get(request).await.map_err(|status| client.failure(&status))?.into_inner();
+            answer.job.unwrap_or_default().failure
+        }
+        _ => {
+            client.close().await;
+            return Ok(());
+        }
+    };
+    Err(Failure::JobFailed { job, why })
+}
+
+/// `insula logs`
+pub async fn logs(args: LogsArgs) -> Result<(), Failure> {
+    let client = Client::connect(&args.client).await?;
+    let request = ReadLogRequest { job_id: job_name(&args.job)?, offset: args.offset, follow: args.follow };
+    let mut chunks = client.logs().read(request).await.map_err(|status| client.failure(&status))?.into_inner();
+    while let Some(chunk) = chunks.message().await.map_err(|status| client.failure(&status))? {
+        let mut stdout = std::io::stdout().lock();
+        if stdout.write_all(&chunk.data).and_then(|()| stdout.flush()).is_err() {
+            break; // the reader of the pipe has gone
+        }
+    }
+    client.close().await;
+    Ok(())
+}
+
+/// `insula cancel`
+pub async fn cancel(args: JobArgs) -> Result<(), Failure> {
+    let client = Client::connect(&args.client).await?;
+    let request = CancelRequest { job_id: job_name(&args.job)? };
+    let answer = client.jobs().cancel(request).await.map_err(|status| client.failure(&status))?.into_inner();
+    println!("{}", summary(&answer.job.unwrap_or_default()));
+    client.close().await;
+    Ok(())
+}
+
+/// `insula report`
+pub async fn report(args: ReportArgs) -> Result<(), Failure> {
+    let client = Client::connect(&args.client).await?;
+    let report = export::report(&client, &job_name(&args.job)?).await?;
+    if let Some(folder) = &args.out {
+        export::write(&client, &report, folder).await?;
+    }
+    if args.json {
+        println!("{}", report.report_json);
+    } else if args.markdown {
+        print!("{}", report.report_markdown);
+    } else {
+        print!("{}", report_text(&report)?);
+    }
+    client.close().await;
+    Ok(())
+}
+
+/// The report as tables for a terminal.
+pub fn report_text(report: &JobReport) -> Result<String, Failure> {
+    let report: Report = serde_json::from_str(&report.report_json)
+        .map_err(|e| Failure::operation("read the coordinator's report", e))?;
+    Ok(insula_coordinator::report::text(&report))
+}

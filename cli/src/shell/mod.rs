@@ -1,0 +1,55 @@
+//! The commands themselves: the rooms of the command line that touch the world.
+
+mod client;
+mod coordinator;
+mod corpus;
+mod doctor;
+mod export;
+mod follow;
+mod jobs;
+mod launch;
+mod logging;
+mod model;
+mod run;
+mod settings;
+mod worker;
+
+use crate::{
+    args::{Cli, Command},
+    failure::Failure,
+};
+
+/// Does what was typed.
+///
+/// # Errors
+/// Why it could not be done.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Corpus(command) => corpus::run(command),
+        Command::Model(command) => model::run(command),
+        command => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            let runtime = runtime.map_err(|e| Failure::operation("start the async runtime", e))?;
+            let result = runtime.block_on(asynchronous(command, cli.verbose));
+            // A computing thread finishes its update by itself; there is nobody left to wait for it.
+            runtime.shutdown_background();
+            result
+        }
+    }
+}
+
+async fn asynchronous(command: Command, verbose: u8) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(args, verbose).await,
+        Command::Coordinator(args) => coordinator::run(args, verbose).await,
+        Command::Worker(args) => worker::run(args, verbose).await,
+        Command::Submit(args) => jobs::submit(args).await,
+        Command::Status(args) => jobs::status(args).await,
+        Command::Watch(args) => jobs::watch(args).await,
+        Command::Logs(args) => jobs::logs(args).await,
+        Command::Cancel(args) => jobs::cancel(args).await,
+        Command::Report(args) => jobs::report(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
+        Command::Corpus(_) | Command::Model(_) => unreachable!("done without a runtime"),
+    }
+}

@@ -1,0 +1,77 @@
+//! `insula worker`: computes for a coordinator until asked to stop.
+
+use insula_worker::{
+    base::fetch::default_cache_dir,
+    shell::{WorkerConfig, WorkerError, work},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::AsyncReadExt as _,
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{logging, run::job_name, settings};
+use crate::{args::WorkerArgs, failure::Failure};
+
+/// What configs/worker.toml may set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkerSettings {
+    /// The coordinator, `http://HOST:PORT`.
+    coordinator: String,
+    /// The worker's name; empty: made of the process's number.
+    name: String,
+    /// Threads to compute with; 0: all cores.
+    threads: usize,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self { coordinator: "http://127.0.0.1:7461".into(), name: String::new(), threads: 0 }
+    }
+}
+
+/// Works until Ctrl-C, SIGTERM, or (attached) the end of standard input.
+pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
+    let _log = logging::start(verbose, None);
+    let settings: WorkerSettings = settings::plain(&WorkerSettings::default(), args.config.as_deref(), &args.sets)?;
+    let name = args.name.unwrap_or(settings.name);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match args.threads.unwrap_or(settings.threads) {
+        0 => cores,
+        threads => threads,
+    };
+    let config = WorkerConfig {
+        coordinator: args.coordinator.unwrap_or(settings.coordinator),
+        name: if name.is_empty() { format!("worker-of-process-{}", std::process::id()) } else { name },
+        threads,
+        cache: default_cache_dir(),
+        only_job: args.job.as_deref().map(job_name).transpose()?,
+    };
+    let attached = args.attached;
+    let stop = async move {
+        tokio::select! {
+            () = asked_to_stop() => {}
+            () = standard_input_ends(), if attached => {}
+        }
+    };
+    work(config, stop).await.map_err(|error| match error {
+        WorkerError::Address { .. } => Failure::Input(error.to_string()),
+        WorkerError::Refused(_) => Failure::Operation(error.to_string()),
+    })
+}
+
+/// Completes on Ctrl-C or SIGTERM.
+pub async fn asked_to_stop() {
+    let mut terminate = signal(SignalKind::terminate()).expect("a handler for SIGTERM can be installed");
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn standard_input_ends() {
+    let mut ignored = [0; 64];
+    let mut input = tokio::io::stdin();
+    while input.read(&mut ignored).await.is_ok_and(|n| n > 0) {}
+}

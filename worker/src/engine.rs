@@ -1,0 +1,265 @@
+//! The engine: a frozen model on a backend, and the two things a worker asks of it: the gradient of a slot, and the
+//! answers to prompts.
+//!
+//! Both merge their sequences into one [`Forest`] first. What comes back depends on the weights and the sequences alone:
+//! not on their order, nor on the number of threads.
+
+mod evaluate;
+
+use insula_kernels::{Backend, KernelError, Precision};
+
+pub use evaluate::{EvalMode, Scored};
+
+use crate::adapter::Adapter;
+use crate::base::{ModelConfig, TensorSource};
+use crate::forest::{Forest, Supervision, count_tree_tokens};
+use crate::model::{Adapted, Keep, Llama, LoadError, Scene};
+use crate::trie::LabelTrie;
+
+/// Why the engine cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The base does not fit its configuration, or could not be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The device refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// There is nothing to compute.
+    #[error("{what}: none given, at least one expected")]
+    Nothing {
+        /// What was missing.
+        what: &'static str,
+    },
+    /// An example supervises nothing, or has no prompt to predict the first target from.
+    #[error(
+        "example {example}: {prompt_tokens} of {tokens} tokens are prompt, expected at least one and fewer than all"
+    )]
+    Unsupervised {
+        /// Index of the example.
+        example: usize,
+        /// Its prompt's tokens.
+        prompt_tokens: usize,
+        /// All its tokens.
+        tokens: usize,
+    },
+    /// A token id the embedding has no row for.
+    #[error("{what} {index}: token {token} is outside the vocabulary of {vocab}")]
+    Token {
+        /// What kind of sequence.
+        what: &'static str,
+        /// Index of the sequence.
+        index: usize,
+        /// The token id.
+        token: u32,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
+    /// A prompt without tokens.
+    #[error("prompt {prompt}: no tokens, at least one expected")]
+    EmptyPrompt {
+        /// Index of the prompt.
+        prompt: usize,
+    },
+    /// An adapter made for other dimensions.
+    #[error("adapter: {found} parameters do not match {expected}, which its configuration calls for on this base")]
+    Adapter {
+        /// Parameters given.
+        found: usize,
+        /// Parameters expected.
+        expected: usize,
+    },
+}
+
+/// A training sequence: a prompt and the answer to learn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// All token ids: prompt, answer, end of sequence.
+    pub ids: Vec<u32>,
+    /// How many of them are prompt; the loss covers `ids[prompt_tokens..]`.
+    pub prompt_tokens: usize,
+}
+
+/// What one slot adds to an update. Sums, so that slots add.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotGradient {
+    /// Cross entropy summed over the supervised tokens.
+    pub loss_sum: f64,
+    /// Supervised tokens, with multiplicity.
+    pub supervised_tokens: u64,
+    /// Distinct tree tokens of the slot's sequences.
+    pub tree_tokens: u64,
+    /// Gradient of `loss_sum`, laid out as the adapter's parameters.
+    pub gradient: Vec<f32>,
+}
+
+/// A frozen model ready to compute.
+pub struct Engine<B: Backend> {
+    model: Llama<B>,
+}
+
+impl<B: Backend> Engine<B> {
+    /// Loads a base, having checked every tensor's presence and shape.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] when the base does not fit its configuration; [`EngineError::Kernel`] when the device
+    /// refuses.
+    pub fn load(
+        backend: B,
+        config: &ModelConfig,
+        source: &dyn TensorSource,
+        precision: Precision,
+    ) -> Result<Self, EngineError> {
+        Ok(Self { model: Llama::load(backend, config, source, precision)? })
+    }
+
+    /// The base's dimensions.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    /// Loss and gradient of a slot, all its examples computed together as one forest.
+    ///
+    /// # Errors
+    /// When there are no examples, one supervises nothing or has a token outside the vocabulary, the adapter does not
+    /// fit the base, or the device refuses.
+    pub fn slot_gradient(&mut self, adapter: &Adapter, examples: &[Example]) -> Result<SlotGradient, EngineError> {
+        self.check_adapter(adapter)?;
+        check_examples(examples, self.model.config.vocab)?;
+        let (forest, supervision) = plant(examples);
+        let backend = &self.model.backend;
+        let scene = Scene::upload(backend, &self.model.config, &forest, &supervision.rows)?;
+        let adapted = Adapted::upload(backend, adapter)?;
+        let passed = self.model.forward(&scene, Some(&adapted), Keep::All)?;
+        let (loss_sum, dlast) = self.model.loss(&passed, &supervision)?;
+        let mut grads = backend.alloc(adapter.params.len())?;
+        backend.zero(&mut grads)?;
+        self.model.backward(&scene, &adapted, passed, dlast, &mut grads)?;
+        let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
+        Ok(SlotGradient {
+            loss_sum,
+            supervised_tokens: supervision.tokens(),
+            tree_tokens: count_tree_tokens(&sequences),
+            gradient: backend.download(&grads)?,
+        })
+    }
+
+    /// Scores every label and finds the greedy continuation of each prompt, all prompts computed together as one forest.
+    ///
+    /// # Errors
+    /// When there are no prompts, one is empty or has a token outside the vocabulary, the adapter does not fit the base,
+    /// or the device refuses.
+    pub fn evaluate(
+        &mut self,
+        adapter: Option<&Adapter>,
+        prompts: &[Vec<u32>],
+        trie: &LabelTrie,
+        mode: EvalMode,
+        max_new_tokens: usize,
+    ) -> Result<Vec<Scored>, EngineError> {
+        let adapted = self.adapted(adapter)?;
+        check_tokens("prompt", prompts, self.model.config.vocab)?;
+        check_tokens("label", trie.labels(), self.model.config.vocab)?;
+        if let Some(prompt) = prompts.iter().position(Vec::is_empty) {
+            return Err(EngineError::EmptyPrompt { prompt });
+        }
+        evaluate::evaluate(&self.model, adapted.as_ref(), prompts, trie, mode, max_new_tokens)
+    }
+
+    /// Logits after every token of every sequence, `[tokens, vocab]` each: for inspection and tests, not for a loop.
+    ///
+    /// # Errors
+    /// As [`Engine::evaluate`].
+    pub fn logits(&mut self, adapter: Option<&Adapter>, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let adapted = self.adapted(adapter)?;
+        check_tokens("sequence", sequences, self.model.config.vocab)?;
+        let forest = Forest::build(sequences);
+        let rows: Vec<u32> = (0..forest.len() as u32).collect();
+        let scene = Scene::upload(&self.model.backend, &self.model.config, &forest, &rows)?;
+        let passed = self.model.forward(&scene, adapted.as_ref(), Keep::Nothing)?;
+        let (logits, vocab) = (self.model.logits(&passed, rows.len())?, self.model.config.vocab);
+        let of_row = |row: &u32| logits[*row as usize * vocab..][..vocab].iter().copied();
+        Ok(forest.paths.iter().map(|path| path.iter().flat_map(of_row).collect()).collect())
+    }
+
+    fn adapted(&self, adapter: Option<&Adapter>) -> Result<Option<Adapted<B>>, EngineError> {
+        let Some(adapter) = adapter else { return Ok(None) };
+        self.check_adapter(adapter)?;
+        Ok(Some(Adapted::upload(&self.model.backend, adapter)?))
+    }
+
+    fn check_adapter(&self, adapter: &Adapter) -> Result<(), EngineError> {
+        let expected = crate::adapter::Layout::new(&adapter.config, &self.model.config);
+        if adapter.layout != expected || adapter.params.len() != expected.len() {
+            return Err(EngineError::Adapter { found: adapter.params.len(), expected: expected.len() });
+        }
+        Ok(())
+    }
+}
+
+/// The forest of a slot and what it supervises. Last tokens predict nothing, so they are not computed.
+fn plant(examples: &[Example]) -> (Forest, Supervision) {
+    let sequences: Vec<&[u32]> = examples.iter().map(|example| &example.ids[..example.ids.len() - 1]).collect();
+    let forest = Forest::build(&sequences);
+    let pairs = examples
+        .iter()
+        .zip(&forest.paths)
+        .flat_map(|(example, path)| (example.prompt_tokens..example.ids.len()).map(|i| (path[i - 1], example.ids[i])));
+    let supervision = Supervision::gather(pairs.collect());
+    (forest, supervision)
+}
+
+fn check_examples(examples: &[Example], vocab: usize) -> Result<(), EngineError> {
+    let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
+    check_tokens("example", &sequences, vocab)?;
+    match examples.iter().position(|e| e.prompt_tokens == 0 || e.prompt_tokens >= e.ids.len()) {
+        None => Ok(()),
+        Some(example) => Err(EngineError::Unsupervised {
+            example,
+            prompt_tokens: examples[example].prompt_tokens,
+            tokens: examples[example].ids.len(),
+        }),
+    }
+}
+
+fn check_tokens<S: AsRef<[u32]>>(what: &'static str, sequences: &[S], vocab: usize) -> Result<(), EngineError> {
+    if sequences.is_empty() {
+        return Err(EngineError::Nothing { what });
+    }
+    for (index, sequence) in sequences.iter().enumerate() {
+        if let Some(token) = sequence.as_ref().iter().find(|token| **token as usize >= vocab) {
+            return Err(EngineError::Token { what, index, token: *token, vocab });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(ids: &[u32], prompt_tokens: usize) -> Example {
+        Example { ids: ids.to_vec(), prompt_tokens }
+    }
+
+    #[test]
+    fn last_tokens_are_not_computed_and_repeated_examples_count_twice() {
+        let (forest, supervision) =
+            plant(&[example(&[1, 2, 3, 9], 2), example(&[1, 2, 3, 9], 2), example(&[1, 2, 4], 2)]);
+        assert_eq!(forest.tokens, [1, 2, 3]);
+        assert_eq!((supervision.rows.as_slice(), supervision.ids.as_slice()), (&[1, 2][..], &[3, 4, 9][..]));
+        assert_eq!((supervision.counts.as_slice(), supervision.tokens()), (&[2, 1, 2][..], 5));
+    }
+
+    #[test]
+    fn examples_that_supervise_nothing_are_refused() {
+        for prompt_tokens in [0, 3, 4] {
+            let refused = check_examples(&[example(&[1, 2], 1), example(&[1, 2, 3], prompt_tokens)], 10);
+            assert!(matches!(refused, Err(EngineError::Unsupervised { example: 1, .. })), "{refused:?}");
+        }
+        let refused = check_examples(&[example(&[1, 12], 1)], 10).unwrap_err().to_string();
+        assert_eq!(refused, "example 0: token 12 is outside the vocabulary of 10");
+    }
+}

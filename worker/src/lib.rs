@@ -1,0 +1,27 @@
+//! Trains and evaluates: what one worker process does with a lease.
+//!
+//! In the order the data travels: [`base`] opens the frozen model; [`prompt`] renders a dialogue's turn and
+//! [`tokenize`] makes it token ids; [`plan`] says which samples form which update and slot; [`forest`] merges a slot's
+//! sequences into a tree; [`model`] runs forward and backward over it and [`engine`] is its front; [`reduce`] adds slot
+//! gradients; [`optimizer`] steps the [`adapter`]; [`train`] and [`checkpoint`] are the run; [`evaluate`], with
+//! [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk. [`seed`] is the only
+//! source of chance. All of that is plain functions and states; [`shell`] talks to the coordinator.
+
+pub mod adapter;
+pub mod answer;
+pub mod base;
+pub mod checkpoint;
+pub mod engine;
+pub mod evaluate;
+pub mod forest;
+pub mod model;
+pub mod optimizer;
+pub mod peft;
+pub mod plan;
+pub mod prompt;
+pub mod reduce;
+pub mod seed;
+pub mod shell;
+pub mod tokenize;
+pub mod train;
+pub mod trie;

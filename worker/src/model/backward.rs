@@ -1,0 +1,220 @@
+//! The backward pass: from the gradient at the chosen rows to the adapter's gradients.
+//!
+//! Each step asks whether anything below it still wants a gradient; in the lowest layer the answer ends it early.
+
+use insula_kernels::{Backend, Direction, KernelError, Write};
+
+use super::adapted::{Adapted, Linear};
+use super::forward::{LayerState, Passed};
+use super::{Llama, Scene};
+use crate::adapter::Target::{self, Down, Gate, K, O, Q, Up, V};
+
+/// Gradients of one layer's queries, keys and values, before rotation is undone.
+struct Attended<B: Backend> {
+    dq: B::Buffer,
+    dk: B::Buffer,
+    dv: B::Buffer,
+}
+
+impl<B: Backend> Llama<B> {
+    /// Adds the adapter's gradients into `grads`, given the gradient `dy: [R, hidden]` at the last residual.
+    pub(crate) fn backward(
+        &self,
+        scene: &Scene<B>,
+        adapted: &Adapted<B>,
+        mut passed: Passed<B>,
+        mut dy: B::Buffer,
+        grads: &mut B::Buffer,
+    ) -> Result<(), KernelError> {
+        while let Some(state) = passed.states.pop() {
+            let layer = passed.states.len();
+            let linear = Linear { model: self, layer, adapted: Some(adapted) };
+            let step = Step { linear, scene, state: &state, adapted, last: layer + 1 == self.layers.len() };
+            match step.run(dy, grads)? {
+                Some(dx) => dy = dx,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One layer on the way down.
+struct Step<'a, B: Backend> {
+    linear: Linear<'a, B>,
+    scene: &'a Scene<B>,
+    state: &'a LayerState<B>,
+    adapted: &'a Adapted<B>,
+    last: bool,
+}
+
+impl<B: Backend> Step<'_, B> {
+    fn model(&self) -> &Llama<B> {
+        self.linear.model
+    }
+
+    /// Whether a gradient is wanted by one of these, or by a layer below.
+    fn wanted(&self, targets: &[Target]) -> bool {
+        self.linear.layer > 0 || self.adapted.adapts(targets)
+    }
+
+    fn rows(&self) -> usize {
+        if self.last { self.scene.chosen.count } else { self.scene.tokens }
+    }
+
+    fn alloc(&self, rows: usize, width: usize) -> Result<B::Buffer, KernelError> {
+        self.model().backend.alloc(rows * width)
+    }
+
+    fn run(&self, mut dy: B::Buffer, grads: &mut B::Buffer) -> Result<Option<B::Buffer>, KernelError> {
+        if !self.mlp(&mut dy, grads)? {
+            return Ok(None);
+        }
+        let Some(attended) = self.attention(&dy, grads)? else {
+            return Ok(None);
+        };
+        let Some(dnormed) = self.projections(attended, grads)? else {
+            return Ok(None);
+        };
+        self.input(dy, &dnormed).map(Some)
+    }
+
+    /// Through down, SwiGLU, gate and up; `dy` becomes the gradient at the middle residual. False: nothing below wants
+    /// one.
+    fn mlp(&self, dy: &mut B::Buffer, grads: &mut B::Buffer) -> Result<bool, KernelError> {
+        let (model, rest, rows) = (self.model(), &self.state.rest, self.rows());
+        let ModelDims { hidden, intermediate } = ModelDims::of(model);
+        let act = match self.adapted.adapts(&[Down]) {
+            true => Some(model.activated(&rest.gate, &rest.up, rows)?),
+            false => None,
+        };
+        if !self.wanted(&[Q, K, V, O, Gate, Up]) {
+            self.linear.backward(Down, act.as_ref(), &self.state.downs, dy, grads, None)?;
+            return Ok(false);
+        }
+        let mut dgate = self.alloc(rows, intermediate)?;
+        self.linear.backward(Down, act.as_ref(), &self.state.downs, dy, grads, Some((&mut dgate, Write::Set)))?;
+        let mut dup = self.alloc(rows, intermediate)?;
+        model.backend.swiglu_back(&rest.gate, &rest.up, &mut dgate, &mut dup)?;
+
+        let normed = match self.adapted.adapts(&[Gate, Up]) {
+            true => Some(model.mlp_normed(self.linear.layer, &rest.mid, rows)?),
+            false => None,
+        };
+        if !self.wanted(&[Q, K, V, O]) {
+            self.linear.backward(Gate, normed.as_ref(), &self.state.downs, &dgate, grads, None)?;
+            self.linear.backward(Up, normed.as_ref(), &self.state.downs, &dup, grads, None)?;
+            return Ok(false);
+        }
+        let mut dnormed = self.alloc(rows, hidden)?;
+        let into = Some((&mut dnormed, Write::Set));
+        self.linear.backward(Gate, normed.as_ref(), &self.state.downs, &dgate, grads, into)?;
+        let into = Some((&mut dnormed, Write::Add));
+        self.linear.backward(Up, normed.as_ref(), &self.state.downs, &dup, grads, into)?;
+        let gain = &model.layers[self.linear.layer].mlp_norm;
+        model.backend.rms_norm_back(&rest.mid, gain, model.config.rms_eps, &dnormed, dy)?;
+        Ok(true)
+    }
+
+    /// Through o and attention. `None`: nothing below wants a gradient.
+    fn attention(&self, dmid: &B::Buffer, grads: &mut B::Buffer) -> Result<Option<Attended<B>>, KernelError> {
+        let (model, rest, downs) = (self.model(), &self.state.rest, &self.state.downs);
+        if !self.wanted(&[Q, K, V]) {
+            self.linear.backward(O, Some(&rest.attention), downs, dmid, grads, None)?;
+            return Ok(None);
+        }
+        let mut dout = self.alloc(self.rows(), model.q_width())?;
+        self.linear.backward(O, Some(&rest.attention), downs, dmid, grads, Some((&mut dout, Write::Set)))?;
+        let mut attended = Attended {
+            dq: self.alloc(self.rows(), model.q_width())?,
+            dk: self.alloc(self.scene.tokens, model.kv_width())?,
+            dv: self.alloc(self.scene.tokens, model.kv_width())?,
+        };
+        model.backend.attention_back(
+            model.attention_shape(),
+            &self.scene.sight(self.last),
+            &rest.q,
+            &self.state.k,
+            &self.state.v,
+            &rest.attention,
+            &rest.lse,
+            &dout,
+            &mut attended.dq,
+            &mut attended.dk,
+            &mut attended.dv,
+        )?;
+        let angles = if self.last { &self.scene.chosen.angles } else { &self.scene.angles };
+        model.backend.rotary(&mut attended.dq, angles, model.config.head_dim, Direction::Backward)?;
+        model.backend.rotary(&mut attended.dk, &self.scene.angles, model.config.head_dim, Direction::Backward)?;
+        Ok(Some(attended))
+    }
+
+    /// Through q, k and v to the gradient at the normed input, `[T, hidden]`. `None`: this is the lowest layer.
+    fn projections(&self, attended: Attended<B>, grads: &mut B::Buffer) -> Result<Option<B::Buffer>, KernelError> {
+        let (model, downs) = (self.model(), &self.state.downs);
+        let Attended { dq, dk, dv } = attended;
+        let normed = match self.adapted.adapts(&[Q, K, V]) {
+            true => Some(model.attention_normed(self.linear.layer, &self.state.x, self.scene.tokens)?),
+            false => None,
+        };
+        if self.linear.layer == 0 {
+            self.linear.backward(K, normed.as_ref(), downs, &dk, grads, None)?;
+            self.linear.backward(V, normed.as_ref(), downs, &dv, grads, None)?;
+            self.query(normed.as_ref(), &dq, grads, None)?;
+            return Ok(None);
+        }
+        let mut dnormed = self.alloc(self.scene.tokens, model.config.hidden)?;
+        self.linear.backward(K, normed.as_ref(), downs, &dk, grads, Some((&mut dnormed, Write::Set)))?;
+        self.linear.backward(V, normed.as_ref(), downs, &dv, grads, Some((&mut dnormed, Write::Add)))?;
+        self.query(normed.as_ref(), &dq, grads, Some(&mut dnormed))?;
+        Ok(Some(dnormed))
+    }
+
+    /// The query projection, which in the last layer saw the chosen rows only.
+    fn query(
+        &self,
+        normed: Option<&B::Buffer>,
+        dq: &B::Buffer,
+        grads: &mut B::Buffer,
+        dnormed: Option<&mut B::Buffer>,
+    ) -> Result<(), KernelError> {
+        let (model, downs) = (self.model(), &self.state.downs);
+        if !self.last {
+            return self.linear.backward(Q, normed, downs, dq, grads, dnormed.map(|d| (d, Write::Add)));
+        }
+        let normed = normed.map(|normed| model.gather(normed, self.scene)).transpose()?;
+        let Some(dnormed) = dnormed else {
+            return self.linear.backward(Q, normed.as_ref(), downs, dq, grads, None);
+        };
+        let mut dchosen = self.alloc(self.rows(), model.config.hidden)?;
+        self.linear.backward(Q, normed.as_ref(), downs, dq, grads, Some((&mut dchosen, Write::Set)))?;
+        model.backend.scatter_add_rows(&dchosen, &self.scene.chosen.rows, model.config.hidden, dnormed)
+    }
+
+    /// The gradient at the layer's input: the residual's plus the norm's.
+    fn input(&self, dmid: B::Buffer, dnormed: &B::Buffer) -> Result<B::Buffer, KernelError> {
+        let (model, hidden) = (self.model(), self.model().config.hidden);
+        let mut dx = if self.last {
+            let mut dx = self.alloc(self.scene.tokens, hidden)?;
+            model.backend.zero(&mut dx)?;
+            model.backend.scatter_add_rows(&dmid, &self.scene.chosen.rows, hidden, &mut dx)?;
+            dx
+        } else {
+            dmid
+        };
+        let gain = &model.layers[self.linear.layer].attention_norm;
+        model.backend.rms_norm_back(&self.state.x, gain, model.config.rms_eps, dnormed, &mut dx)?;
+        Ok(dx)
+    }
+}
+
+struct ModelDims {
+    hidden: usize,
+    intermediate: usize,
+}
+
+impl ModelDims {
+    fn of<B: Backend>(model: &Llama<B>) -> Self {
+        Self { hidden: model.config.hidden, intermediate: model.config.intermediate }
+    }
+}

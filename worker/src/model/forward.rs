@@ -1,0 +1,186 @@
+//! The forward pass over a scene.
+
+use insula_kernels::{Backend, Direction, KernelError, Sight, Write};
+
+use super::adapted::{Adapted, Downs, Linear};
+use super::{Llama, Scene};
+use crate::adapter::Target;
+
+/// What of the forward pass is needed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Only its result.
+    Nothing,
+    /// Keys and values, to decode on.
+    KeysValues,
+    /// Everything the backward pass reads.
+    All,
+}
+
+/// What the backward pass reads of one layer.
+pub(super) struct LayerState<B: Backend> {
+    pub x: B::Buffer,
+    pub k: B::Buffer,
+    pub v: B::Buffer,
+    pub rest: Rest<B>,
+    pub downs: Downs<B>,
+}
+
+/// The part of a layer after keys and values, at the rows that go through it.
+pub(super) struct Rest<B: Backend> {
+    pub q: B::Buffer,
+    pub attention: B::Buffer,
+    pub lse: B::Buffer,
+    pub mid: B::Buffer,
+    pub gate: B::Buffer,
+    pub up: B::Buffer,
+}
+
+/// A finished forward pass.
+pub(crate) struct Passed<B: Backend> {
+    /// Residual stream after the last layer at the chosen rows, `[R, hidden]`, before the final norm.
+    pub(super) last: B::Buffer,
+    /// With [`Keep::All`]: one per layer.
+    pub(super) states: Vec<LayerState<B>>,
+    /// With [`Keep::KeysValues`]: rotated keys and values per layer, `[T, kv_heads * head_dim]`.
+    pub(super) keys_values: Vec<(B::Buffer, B::Buffer)>,
+}
+
+impl<B: Backend> Llama<B> {
+    /// Runs all layers; the last one only at the chosen rows.
+    pub(crate) fn forward(
+        &self,
+        scene: &Scene<B>,
+        adapted: Option<&Adapted<B>>,
+        keep: Keep,
+    ) -> Result<Passed<B>, KernelError> {
+        let mut x = self.embed(&scene.ids, scene.tokens)?;
+        let (mut states, mut keys_values) = (Vec::new(), Vec::new());
+        for layer in 0..self.layers.len() {
+            let linear = Linear { model: self, layer, adapted };
+            let (state, y) = self.layer_forward(linear, scene, x, layer + 1 == self.layers.len())?;
+            x = y;
+            match keep {
+                Keep::Nothing => {}
+                Keep::KeysValues => keys_values.push((state.k, state.v)),
+                Keep::All => states.push(state),
+            }
+        }
+        Ok(Passed { last: x, states, keys_values })
+    }
+
+    pub(super) fn embed(&self, ids: &B::Indices, tokens: usize) -> Result<B::Buffer, KernelError> {
+        let mut x = self.backend.alloc(tokens * self.config.hidden)?;
+        self.backend.embed(&self.embedding, ids, &mut x)?;
+        Ok(x)
+    }
+
+    fn layer_forward(
+        &self,
+        linear: Linear<'_, B>,
+        scene: &Scene<B>,
+        x: B::Buffer,
+        last: bool,
+    ) -> Result<(LayerState<B>, B::Buffer), KernelError> {
+        let mut downs = Downs::<B>::default();
+        let normed = self.attention_normed(linear.layer, &x, scene.tokens)?;
+        let (k, v) = self.keys_values(linear, &normed, scene.tokens, &scene.angles, &mut downs)?;
+        let sight = scene.sight(last);
+        let (rest, y) = if last {
+            let chosen = &scene.chosen;
+            let (x, normed) = (self.gather(&x, scene)?, self.gather(&normed, scene)?);
+            let looking = Looking { x: &x, normed: &normed, rows: chosen.count, angles: &chosen.angles };
+            self.rest_forward(linear, looking, &sight, &k, &v, &mut downs)?
+        } else {
+            let looking = Looking { x: &x, normed: &normed, rows: scene.tokens, angles: &scene.angles };
+            self.rest_forward(linear, looking, &sight, &k, &v, &mut downs)?
+        };
+        Ok((LayerState { x, k, v, rest, downs }, y))
+    }
+
+    /// `x`'s chosen rows, `[R, hidden]`.
+    pub(super) fn gather(&self, x: &B::Buffer, scene: &Scene<B>) -> Result<B::Buffer, KernelError> {
+        let mut out = self.backend.alloc(scene.chosen.count * self.config.hidden)?;
+        self.backend.gather_rows(x, &scene.chosen.rows, self.config.hidden, &mut out)?;
+        Ok(out)
+    }
+
+    /// The layer's input after its attention norm.
+    pub(super) fn attention_normed(&self, layer: usize, x: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
+        self.normed(x, &self.layers[layer].attention_norm, rows)
+    }
+
+    /// The middle residual after the MLP norm.
+    pub(super) fn mlp_normed(&self, layer: usize, mid: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
+        self.normed(mid, &self.layers[layer].mlp_norm, rows)
+    }
+
+    pub(super) fn normed(&self, x: &B::Buffer, gain: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
+        let mut out = self.backend.alloc(rows * self.config.hidden)?;
+        self.backend.rms_norm(x, gain, self.config.rms_eps, &mut out)?;
+        Ok(out)
+    }
+
+    /// Rotated keys, and values, of normed rows.
+    pub(super) fn keys_values(
+        &self,
+        linear: Linear<'_, B>,
+        normed: &B::Buffer,
+        rows: usize,
+        angles: &B::Buffer,
+        downs: &mut Downs<B>,
+    ) -> Result<(B::Buffer, B::Buffer), KernelError> {
+        let mut k = linear.fresh(Target::K, normed, rows, downs)?;
+        self.backend.rotary(&mut k, angles, self.config.head_dim, Direction::Forward)?;
+        let v = linear.fresh(Target::V, normed, rows, downs)?;
+        Ok((k, v))
+    }
+
+    /// Queries, attention and MLP of the rows that look.
+    pub(super) fn rest_forward(
+        &self,
+        linear: Linear<'_, B>,
+        looking: Looking<'_, B>,
+        sight: &Sight<'_, B::Indices>,
+        k: &B::Buffer,
+        v: &B::Buffer,
+        downs: &mut Downs<B>,
+    ) -> Result<(Rest<B>, B::Buffer), KernelError> {
+        let (backend, rows) = (&self.backend, looking.rows);
+        let mut q = linear.fresh(Target::Q, looking.normed, rows, downs)?;
+        backend.rotary(&mut q, looking.angles, self.config.head_dim, Direction::Forward)?;
+        let mut attention = backend.alloc(rows * self.q_width())?;
+        let mut lse = backend.alloc(rows * self.config.heads)?;
+        backend.attention(self.attention_shape(), sight, &q, k, v, &mut attention, &mut lse)?;
+        let mut mid = self.copied(looking.x, rows)?;
+        linear.forward(Target::O, &attention, rows, &mut mid, Write::Add, downs)?;
+        let normed = self.mlp_normed(linear.layer, &mid, rows)?;
+        let gate = linear.fresh(Target::Gate, &normed, rows, downs)?;
+        let up = linear.fresh(Target::Up, &normed, rows, downs)?;
+        let mut y = self.copied(&mid, rows)?;
+        let act = self.activated(&gate, &up, rows)?;
+        linear.forward(Target::Down, &act, rows, &mut y, Write::Add, downs)?;
+        Ok((Rest { q, attention, lse, mid, gate, up }, y))
+    }
+
+    /// `silu(gate) * up`, `[rows, intermediate]`.
+    pub(super) fn activated(&self, gate: &B::Buffer, up: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
+        let mut act = self.backend.alloc(rows * self.config.intermediate)?;
+        self.backend.swiglu(gate, up, &mut act)?;
+        Ok(act)
+    }
+
+    fn copied(&self, x: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
+        let mut out = self.backend.alloc(rows * self.config.hidden)?;
+        self.backend.copy(x, &mut out, 0)?;
+        Ok(out)
+    }
+}
+
+/// Rows that pose queries: their residuals, normed residuals and angles.
+pub(super) struct Looking<'a, B: Backend> {
+    pub x: &'a B::Buffer,
+    pub normed: &'a B::Buffer,
+    pub rows: usize,
+    pub angles: &'a B::Buffer,
+}

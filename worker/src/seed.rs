@@ -1,0 +1,52 @@
+//! Chance as data: every random choice has a generator of its own, derived from the job's seed and what the choice is for.
+
+use insula_proto::ids::Hasher;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+/// What a random choice is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Which samples a share keeps.
+    Share,
+    /// The order of an epoch (from 1).
+    Order {
+        /// The epoch.
+        epoch: u32,
+    },
+    /// The adapter's first values.
+    Adapter,
+}
+
+/// The generator for `purpose` under the job's `seed`.
+pub fn generator(seed: u64, purpose: Purpose) -> ChaCha8Rng {
+    ChaCha8Rng::from_seed(derived(seed, purpose))
+}
+
+/// A number for code that wants one instead of a generator.
+pub fn number(seed: u64, purpose: Purpose) -> u64 {
+    let bytes = derived(seed, purpose);
+    u64::from_le_bytes(bytes[..8].try_into().expect("8 of 32 bytes"))
+}
+
+/// SHA-256 of the seed and the purpose's name: no two purposes share a stream.
+fn derived(seed: u64, purpose: Purpose) -> [u8; 32] {
+    let mut hasher = Hasher::default();
+    hasher.update(format!("insula seed {seed} for {purpose:?}").as_bytes());
+    hasher.finish().bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::rand_core::RngCore;
+
+    #[test]
+    fn every_purpose_has_its_own_stream_and_the_same_seed_the_same() {
+        let first = |seed, purpose| generator(seed, purpose).next_u64();
+        let order = |epoch| Purpose::Order { epoch };
+        assert_eq!(first(7, order(1)), first(7, order(1)));
+        assert_ne!(first(7, order(1)), first(7, order(2)));
+        assert_ne!(first(7, order(1)), first(8, order(1)));
+        assert_ne!(first(7, Purpose::Share), first(7, Purpose::Adapter));
+    }
+}

@@ -1,0 +1,20 @@
+//! The worker's shell: talks to the coordinator, asks the clock, holds the base; decides nothing about training.
+//!
+//! ```text
+//!  register -> lease --heartbeats--------------------------------> report -> lease ...
+//!                 `-> [blocking thread] base, shards, training or evaluation, durable reports
+//! ```
+//!
+//! One lease at a time. The computing thread learns through [`link::Link`] when its lease is gone, when the job was
+//! cancelled, or when this process is asked to stop; it looks between updates and between forests.
+
+mod loaded;
+mod evaluating;
+mod failure;
+pub mod link;
+mod process;
+mod training;
+pub mod work;
+
+pub use process::peak_rss_bytes;
+pub use work::{WorkerConfig, WorkerError, work};

@@ -1,0 +1,281 @@
+//! A worker's life: find the coordinator, register, lease, compute, report, again.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use insula_proto::{
+    VERSION,
+    v1::{
+        Failed, HeartbeatRequest, Lease, LeaseRequest, RegisterRequest, Released, ReportRequest,
+        fleet_client::FleetClient, lease, report_request::Report,
+    },
+};
+use tokio::{runtime::Handle, sync::watch};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    evaluating,
+    failure::Unfinished,
+    link::{Halt, HaltFlag, Link, MESSAGE_BYTES},
+    loaded::Loaded,
+    training,
+};
+
+/// How long one lease call waits for work on the coordinator's side.
+const LEASE_WAIT: Duration = Duration::from_secs(10);
+/// Pause before the coordinator is called again after it did not answer.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(300);
+/// A call that is not a long poll is given up after so long; a coordinator under load answers in milliseconds.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How a worker is set up.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// The coordinator, `http://HOST:PORT`.
+    pub coordinator: String,
+    /// The worker's name; one that registers again under it takes its leases back from the dead.
+    pub name: String,
+    /// Threads to compute with.
+    pub threads: usize,
+    /// Where fetched bases are kept.
+    pub cache: Option<PathBuf>,
+    /// Work for this job alone (`job-7`).
+    pub only_job: Option<String>,
+}
+
+/// Why a worker ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The address does not parse.
+    #[error("coordinator address '{address}': {problem}; expected http://HOST:PORT")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The coordinator will not have this worker.
+    #[error("the coordinator refuses this worker: {0}")]
+    Refused(String),
+}
+
+/// Works until `stop` completes; then finishes the update in hand, checkpoints, and gives the lease back.
+///
+/// # Errors
+/// When the address is no address, or the coordinator refuses the worker. A coordinator that is away is waited for.
+pub async fn work(config: WorkerConfig, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), WorkerError> {
+    let wrong = |problem: String| WorkerError::Address { address: config.coordinator.clone(), problem };
+    let endpoint = Endpoint::from_shared(config.coordinator.clone()).map_err(|e| wrong(e.to_string()))?;
+    let channel = endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect_lazy();
+    let (stopping, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        stop.await;
+        stopping.send_replace(true);
+    });
+    let mut worker = Worker { config, channel, stopped, loaded: None };
+    worker.run().await
+}
+
+/// The worker's state between leases.
+struct Worker {
+    config: WorkerConfig,
+    channel: Channel,
+    stopped: watch::Receiver<bool>,
+    /// The base of the last lease, kept because the next one mostly wants it too.
+    loaded: Option<Box<Loaded>>,
+}
+
+/// What registration gave.
+#[derive(Debug, Clone, Copy)]
+struct Registration {
+    worker_id: u64,
+    heartbeat: Duration,
+}
+
+impl Worker {
+    async fn run(&mut self) -> Result<(), WorkerError> {
+        while !*self.stopped.borrow() {
+            match self.register().await {
+                Ok(registration) => self.serve(registration).await,
+                Err(status) if is_refusal(&status) => return Err(WorkerError::Refused(status.message().to_owned())),
+                Err(status) => tracing::debug!("coordinator does not answer: {}", status.message()),
+            }
+            self.pause().await;
+        }
+        Ok(())
+    }
+
+    /// Sleeps a little, or until asked to stop.
+    async fn pause(&self) {
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            () = tokio::time::sleep(RECONNECT_PAUSE) => {}
+            _ = stopped.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    fn fleet(&self) -> FleetClient<Channel> {
+        FleetClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    async fn register(&self) -> Result<Registration, Status> {
+        let mut request = tonic::Request::new(RegisterRequest {
+            name: self.config.name.clone(),
+            version: VERSION.to_owned(),
+            device: "cpu".to_owned(),
+            threads: u32::try_from(self.config.threads).unwrap_or(u32::MAX),
+        });
+        request.set_timeout(CALL_DEADLINE);
+        let answer = self.fleet().register(request).await?.into_inner();
+        tracing::info!("registered as worker-{}", answer.worker_id);
+        let heartbeat = Duration::from_millis(u64::from(answer.heartbeat_ms.max(1)));
+        Ok(Registration { worker_id: answer.worker_id, heartbeat })
+    }
+
+    /// Leases and computes until the coordinator no longer knows this registration, or a stop is asked for.
+    async fn serve(&mut self, registration: Registration) {
+        loop {
+            let mut stopped = self.stopped.clone();
+            let leased = tokio::select! {
+                leased = self.lease(registration) => leased,
+                _ = stopped.wait_for(|stop| *stop) => return,
+            };
+            match leased {
+                Ok(Some(lease)) => self.perform(registration, lease).await,
+                Ok(None) => {}
+                Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => return,
+                Err(_) => self.pause().await,
+            }
+        }
+    }
+
+    async fn lease(&self, registration: Registration) -> Result<Option<Lease>, Status> {
+        let mut request = tonic::Request::new(LeaseRequest {
+            worker_id: registration.worker_id,
+            wait_ms: u32::try_from(LEASE_WAIT.as_millis()).expect("ten seconds"),
+            only_job: self.config.only_job.clone().unwrap_or_default(),
+        });
+        request.set_timeout(LEASE_WAIT + CALL_DEADLINE);
+        Ok(self.fleet().lease(request).await?.into_inner().lease)
+    }
+
+    /// Computes one lease, with heartbeats beside it, and reports its end.
+    async fn perform(&mut self, registration: Registration, lease: Lease) {
+        let halt = HaltFlag::default();
+        let (progress, latest) = watch::channel(None);
+        let beating = tokio::spawn(beat(self.fleet(), registration, lease.lease_id, latest, halt.clone()));
+        let stopping = tokio::spawn(stop_with(self.stopped.clone(), halt.clone()));
+        let link = Link {
+            channel: self.channel.clone(),
+            runtime: Handle::current(),
+            worker_id: registration.worker_id,
+            lease_id: lease.lease_id,
+            job_id: lease.job_id.clone(),
+            progress,
+            halt,
+        };
+        let (loaded, config) = (self.loaded.take(), self.config.clone());
+        let lease_id = lease.lease_id;
+        let computing = tokio::task::spawn_blocking(move || compute(loaded, &config, lease, &link));
+        let unfinished = match computing.await {
+            Ok((loaded, result)) => {
+                self.loaded = loaded;
+                result.err()
+            }
+            Err(panic) => Some(Unfinished::bug(format!("the worker panicked: {}", panic_text(panic)))),
+        };
+        if let Some(unfinished) = unfinished {
+            self.give_back(registration, lease_id, unfinished).await;
+        }
+        beating.abort();
+        stopping.abort();
+    }
+
+    /// Tells the coordinator that a lease ends without a result.
+    async fn give_back(&self, registration: Registration, lease_id: u64, unfinished: Unfinished) {
+        let report = match unfinished {
+            Unfinished::Abandoned => return,
+            Unfinished::Stopping => Report::Released(Released { reason: "the worker was asked to stop".into() }),
+            Unfinished::Failed { class, message } => {
+                tracing::error!("{message}");
+                Report::Failed(Failed { class: class.into(), message })
+            }
+        };
+        let mut request = tonic::Request::new(ReportRequest {
+            worker_id: registration.worker_id,
+            lease_id,
+            base_digest: String::new(),
+            report: Some(report),
+        });
+        request.set_timeout(CALL_DEADLINE);
+        if let Err(status) = self.fleet().report(request).await {
+            tracing::warn!("the coordinator did not take the report: {}", status.message());
+        }
+    }
+}
+
+/// Whether another try would be refused alike.
+fn is_refusal(status: &Status) -> bool {
+    matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied)
+}
+
+/// The computing thread: the base, then the task.
+fn compute(
+    loaded: Option<Box<Loaded>>,
+    config: &WorkerConfig,
+    lease: Lease,
+    link: &Link,
+) -> (Option<Box<Loaded>>, Result<(), Unfinished>) {
+    let mut loaded = match Loaded::for_lease(loaded, config, &lease, link) {
+        Ok(loaded) => loaded,
+        Err(unfinished) => return (None, Err(unfinished)),
+    };
+    let result = match lease.task.clone() {
+        Some(lease::Task::Train(task)) => training::train(&mut loaded, &lease, &task, link),
+        Some(lease::Task::Evaluate(task)) => evaluating::evaluate(&mut loaded, &lease, &task, link),
+        None => Err(Unfinished::bug(format!("lease {} carries a task this worker does not know", lease.lease_id))),
+    };
+    (Some(loaded), result)
+}
+
+/// Renews the lease with the latest progress until aborted; raises the flag once the lease is gone.
+async fn beat(
+    mut fleet: FleetClient<Channel>,
+    registration: Registration,
+    lease_id: u64,
+    latest: watch::Receiver<Option<insula_proto::v1::Progress>>,
+    halt: HaltFlag,
+) {
+    let mut ticks = tokio::time::interval(registration.heartbeat);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let progress = latest.borrow().clone();
+        let mut request =
+            tonic::Request::new(HeartbeatRequest { worker_id: registration.worker_id, lease_id, progress });
+        request.set_timeout(CALL_DEADLINE);
+        match fleet.heartbeat(request).await {
+            Ok(answer) if answer.get_ref().stop => halt.raise(Halt::Abandon),
+            Err(status) if status.code() == Code::FailedPrecondition => halt.raise(Halt::Abandon),
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+async fn stop_with(mut stopped: watch::Receiver<bool>, halt: HaltFlag) {
+    if stopped.wait_for(|stop| *stop).await.is_ok() {
+        halt.raise(Halt::Stop);
+    }
+}
+
+fn panic_text(error: tokio::task::JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(payload) => match payload.downcast::<String>() {
+            Ok(text) => *text,
+            Err(payload) => payload.downcast_ref::<&str>().map_or("no message".into(), |t| (*t).to_owned()),
+        },
+        Err(error) => error.to_string(),
+    }
+}

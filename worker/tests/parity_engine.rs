@@ -1,0 +1,413 @@
+//! The engine agrees with transformers + PEFT, on every golden of `shared/parity` whose architecture it runs.
+//!
+//! The folder is `INSULA_PARITY`, by default `../shared/parity` beside the workspace. Tolerances are its README's.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests read the goldens from disk and their folder from the environment"
+)]
+
+use std::path::{Path, PathBuf};
+
+use insula_kernels::{Cpu, Precision};
+use insula_worker::adapter::{Adapter, AdapterConfig, Target};
+use insula_worker::base::{self, Base};
+use insula_worker::engine::{Engine, EvalMode, Example, SlotGradient};
+use insula_worker::optimizer::{AdamWConfig, AdamWState, clip_grad_norm};
+use insula_worker::trie::LabelTrie;
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+/// Relative, on logits and gradients (Frobenius), from the goldens' README.
+const CLOSE: f64 = 1e-4;
+/// Relative, on parameters after six updates, from the goldens' README.
+const CLOSE_FINAL: f64 = 1e-3;
+
+fn parity_folder() -> PathBuf {
+    std::env::var_os("INSULA_PARITY")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/parity"), PathBuf::from)
+}
+
+fn json(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Why the engine does not run this configuration, if so.
+fn unsupported(config: &Value) -> Option<String> {
+    let model_type = config["model_type"].as_str().unwrap_or("none");
+    if model_type != "llama" {
+        return Some(format!("model_type {model_type}"));
+    }
+    let rope = [
+        &config["rope_parameters"]["rope_type"],
+        &config["rope_scaling"]["rope_type"],
+        &config["rope_scaling"]["type"],
+    ];
+    if let Some(kind) = rope.iter().filter_map(|v| v.as_str()).find(|kind| *kind != "default") {
+        return Some(format!("rope scaling {kind}"));
+    }
+    if config["hidden_act"].as_str().is_some_and(|act| act != "silu") {
+        return Some(format!("activation {}", config["hidden_act"]));
+    }
+    ["attention_bias", "mlp_bias"].iter().find(|key| config[**key] == true).map(|key| (*key).to_owned())
+}
+
+/// The tiny models the engine runs; says which it skips and why.
+fn tiny_models() -> Vec<PathBuf> {
+    let folder = parity_folder().join("tiny");
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut all: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    all.retain(|path| path.join("golden.json").exists());
+    all.sort();
+    all.retain(|path| match unsupported(&json(&path.join("config.json"))) {
+        None => true,
+        Some(why) => {
+            println!("skipped {}: {why}", path.display());
+            false
+        }
+    });
+    assert!(!all.is_empty(), "no supported model in {}", folder.display());
+    all
+}
+
+/// Named float32 tensors of a safetensors file.
+struct Tensors(Vec<u8>);
+
+impl Tensors {
+    fn open(path: &Path) -> Self {
+        Self(std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+    }
+
+    fn get(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+}
+
+fn adapter(folder: &Path, model: &base::ModelConfig) -> Adapter {
+    let config = json(&folder.join("adapter_config.json"));
+    let modules = config["target_modules"].as_array().unwrap();
+    let targets = modules.iter().map(|m| Target::of_module(m.as_str().unwrap()).unwrap()).collect();
+    let (r, alpha) = (config["r"].as_u64().unwrap() as usize, config["lora_alpha"].as_f64().unwrap());
+    let mut adapter = Adapter::zeros(AdapterConfig { r, alpha, targets }, model);
+    let file = Tensors::open(&folder.join("adapter_model.safetensors"));
+    for segment in &adapter.layout.segments {
+        let values = file.get(&format!("base_model.model.{}", segment.name()));
+        adapter.params[segment.range()].copy_from_slice(&values);
+    }
+    adapter
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn example(value: &Value, prompt: &str, target: &str) -> Example {
+    let prompt = ids(&value[prompt]);
+    Example { prompt_tokens: prompt.len(), ids: [prompt, ids(&value[target])].concat() }
+}
+
+/// Frobenius norm of the difference over that of the reference.
+fn distance(ours: &[f32], reference: &[f32]) -> f64 {
+    assert_eq!(ours.len(), reference.len());
+    let square = |x: f64| x * x;
+    let difference: f64 = ours.iter().zip(reference).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let norm: f64 = reference.iter().map(|b| square(f64::from(*b))).sum();
+    (difference / norm).sqrt()
+}
+
+fn assert_close(what: &str, ours: &[f32], reference: &[f32], tolerance: f64) {
+    let distance = distance(ours, reference);
+    assert!(distance <= tolerance, "{what}: relative distance {distance:.2e}, at most {tolerance:.0e} expected");
+}
+
+fn relative(ours: f64, reference: f64) -> f64 {
+    ((ours - reference) / reference).abs()
+}
+
+/// A golden of one tiny model, and the engine to compare.
+struct Tiny {
+    name: String,
+    golden: Value,
+    tensors: Tensors,
+    engine: Engine<Cpu>,
+    adapter: Adapter,
+    examples: Vec<Example>,
+}
+
+impl Tiny {
+    fn open(folder: &Path) -> Self {
+        let base = Base::open(folder).unwrap();
+        let golden = json(&folder.join("golden.json"));
+        let examples = golden["sequences"].as_array().unwrap().iter().map(|s| example(s, "prompt", "target")).collect();
+        Self {
+            name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+            tensors: Tensors::open(&folder.join("golden.safetensors")),
+            engine: Engine::load(Cpu::new(2).unwrap(), &base.config, &base, Precision::F32).unwrap(),
+            adapter: adapter(&folder.join("adapter_init"), &base.config),
+            examples,
+            golden,
+        }
+    }
+
+    fn each() -> impl Iterator<Item = Self> {
+        tiny_models().into_iter().map(|folder| Self::open(&folder))
+    }
+
+    fn slot(&mut self) -> SlotGradient {
+        self.engine.slot_gradient(&self.adapter, &self.examples).unwrap()
+    }
+}
+
+/// One update as the goldens make it: token mean, clipping, AdamW. Returns the mean loss and the norm before clipping.
+fn update(slot: SlotGradient, optimizer: &Value, state: &mut AdamWState, adapter: &mut Adapter) -> (f64, f64) {
+    let number = |key: &str| optimizer[key].as_f64().unwrap();
+    let beta = |i: usize| optimizer["betas"][i].as_f64().unwrap() as f32;
+    let config = AdamWConfig {
+        beta1: beta(0),
+        beta2: beta(1),
+        eps: number("eps") as f32,
+        weight_decay: number("weight_decay") as f32,
+    };
+    let tokens = slot.supervised_tokens;
+    let mut gradient = slot.gradient;
+    gradient.iter_mut().for_each(|g| *g /= tokens as f32);
+    let norm = clip_grad_norm(&mut gradient, number("clip_norm"));
+    state.update(&config, number("lr") as f32, &gradient, 1.0, &mut adapter.params);
+    (slot.loss_sum / tokens as f64, norm)
+}
+
+#[test]
+fn parity_logits_of_whole_sequences() {
+    for mut tiny in Tiny::each() {
+        let sequences: Vec<Vec<u32>> = tiny.examples.iter().map(|example| example.ids.clone()).collect();
+        let forest = tiny.engine.logits(Some(&tiny.adapter), &sequences).unwrap();
+        for (i, (sequence, merged)) in sequences.iter().zip(&forest).enumerate() {
+            let golden = tiny.tensors.get(&format!("logits.{i}"));
+            let alone = tiny.engine.logits(Some(&tiny.adapter), std::slice::from_ref(sequence)).unwrap();
+            assert_close(&format!("{} logits.{i} in the forest", tiny.name), merged, &golden, CLOSE);
+            assert_close(&format!("{} logits.{i} alone", tiny.name), &alone[0], &golden, CLOSE);
+            assert_close(&format!("{} logits.{i} forest against alone", tiny.name), merged, &alone[0], 1e-5);
+        }
+    }
+}
+
+#[test]
+fn parity_gradients_of_the_first_update() {
+    for mut tiny in Tiny::each() {
+        let slot = tiny.slot();
+        let mean: Vec<f32> = slot.gradient.iter().map(|g| g / slot.supervised_tokens as f32).collect();
+        for segment in &tiny.adapter.layout.segments {
+            let golden = tiny.tensors.get(&format!("grad.{}", segment.name()));
+            let what = format!("{} gradient of {}", tiny.name, segment.name());
+            assert_close(&what, &mean[segment.range()], &golden, CLOSE);
+        }
+    }
+}
+
+#[test]
+fn parity_six_updates() {
+    for mut tiny in Tiny::each() {
+        let mut state = AdamWState::new(tiny.adapter.params.len());
+        let losses = tiny.golden["losses"].as_array().unwrap().clone();
+        for (i, golden) in losses.iter().enumerate() {
+            let slot = tiny.slot();
+            let (loss, norm) = update(slot, &tiny.golden["optimizer"].clone(), &mut state, &mut tiny.adapter);
+            let off = relative(loss, golden.as_f64().unwrap());
+            assert!(off < CLOSE, "{} loss of update {i}: {loss}, {golden} expected", tiny.name);
+            if i == 0 {
+                let golden = tiny.golden["grad_norm_0"].as_f64().unwrap();
+                assert!(relative(norm, golden) < CLOSE, "{} gradient norm: {norm}, {golden} expected", tiny.name);
+            }
+        }
+        for segment in &tiny.adapter.layout.segments {
+            let golden = tiny.tensors.get(&format!("final.{}", segment.name()));
+            let what = format!("{} final {}", tiny.name, segment.name());
+            assert_close(&what, &tiny.adapter.params[segment.range()], &golden, CLOSE_FINAL);
+        }
+    }
+}
+
+#[test]
+fn parity_a_forest_is_the_sum_of_its_sequences() {
+    for mut tiny in Tiny::each() {
+        let merged = tiny.slot();
+        let mut sum = vec![0.0f32; merged.gradient.len()];
+        let (mut loss, mut tokens) = (0.0, 0);
+        for example in tiny.examples.clone() {
+            let alone = tiny.engine.slot_gradient(&tiny.adapter, &[example]).unwrap();
+            loss += alone.loss_sum;
+            tokens += alone.supervised_tokens;
+            sum.iter_mut().zip(&alone.gradient).for_each(|(s, g)| *s += g);
+        }
+        assert_eq!(merged.supervised_tokens, tokens);
+        assert!(relative(merged.loss_sum, loss) < 1e-6, "{} loss {} and {loss}", tiny.name, merged.loss_sum);
+        assert_close(&format!("{} gradient", tiny.name), &merged.gradient, &sum, 2e-5);
+    }
+}
+
+/// Each target alone ends the backward pass of the lowest layer elsewhere; all must agree with the seven together.
+#[test]
+fn parity_each_target_alone_has_the_gradient_it_has_among_all() {
+    for mut tiny in Tiny::each() {
+        let model = tiny.engine.config().clone();
+        let all = AdapterConfig { targets: Target::ALL.into(), ..tiny.adapter.config.clone() };
+        // B must not be zero, but so small that a pair's presence hardly moves the others' gradients.
+        let full = faint(Adapter::init(all, &model, 1));
+        let whole = tiny.engine.slot_gradient(&full, &tiny.examples).unwrap().gradient;
+        for target in Target::ALL {
+            let config = AdapterConfig { targets: [target].into(), ..full.config.clone() };
+            let mut alone = Adapter::zeros(config, &model);
+            for segment in &alone.layout.segments {
+                let twin = full.layout.segments.iter().find(|s| s.name() == segment.name()).unwrap();
+                alone.params[segment.range()].copy_from_slice(&full.params[twin.range()]);
+            }
+            let gradient = tiny.engine.slot_gradient(&alone, &tiny.examples).unwrap().gradient;
+            for segment in &alone.layout.segments {
+                let twin = full.layout.segments.iter().find(|s| s.name() == segment.name()).unwrap();
+                let what = format!("{} {} alone", tiny.name, segment.name());
+                assert_close(&what, &gradient[segment.range()], &whole[twin.range()], 1e-3);
+            }
+        }
+    }
+}
+
+fn faint(mut adapter: Adapter) -> Adapter {
+    for (i, value) in adapter.params.iter_mut().enumerate().filter(|(_, value)| **value == 0.0) {
+        *value = ((i % 7) as f32 - 3.0) * 1e-5;
+    }
+    adapter
+}
+
+/// A central difference along the gradient itself: its slope is the gradient's norm.
+#[test]
+fn parity_the_gradient_of_all_targets_is_the_slope_of_the_loss() {
+    for mut tiny in Tiny::each() {
+        let model = tiny.engine.config().clone();
+        let config = AdapterConfig { targets: Target::ALL.into(), ..tiny.adapter.config.clone() };
+        let mut center = Adapter::init(config, &model, 3);
+        for (i, value) in center.params.iter_mut().enumerate().filter(|(_, value)| **value == 0.0) {
+            *value = ((i * 37 % 11) as f32 - 5.0) * 0.02;
+        }
+        let gradient = tiny.engine.slot_gradient(&center, &tiny.examples).unwrap().gradient;
+        let norm = gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt();
+        let step = 0.004 / norm;
+        let mut loss_at = |side: f64| {
+            let mut moved = center.clone();
+            moved.params.iter_mut().zip(&gradient).for_each(|(p, g)| *p += (side * step * f64::from(*g)) as f32);
+            tiny.engine.slot_gradient(&moved, &tiny.examples).unwrap().loss_sum
+        };
+        let slope = (loss_at(1.0) - loss_at(-1.0)) / (2.0 * step * norm);
+        assert!(relative(slope, norm) < 1e-3, "{}: slope {slope}, gradient norm {norm}", tiny.name);
+    }
+}
+
+#[test]
+fn parity_results_do_not_depend_on_threads_or_order() {
+    for folder in tiny_models() {
+        let mut tiny = Tiny::open(&folder);
+        let base = Base::open(&folder).unwrap();
+        let two = tiny.slot();
+        let mut serial = Engine::load(Cpu::new(1).unwrap(), &base.config, &base, Precision::F32).unwrap();
+        assert_eq!(serial.slot_gradient(&tiny.adapter, &tiny.examples).unwrap(), two);
+        tiny.examples.reverse();
+        assert_eq!(tiny.slot(), two);
+    }
+}
+
+/// Greedy continuations with K/V kept equal those found by running every whole sequence again.
+#[test]
+fn parity_decoding_on_equals_running_again() {
+    for mut tiny in Tiny::each() {
+        let prompts: Vec<Vec<u32>> =
+            tiny.examples.iter().chain(&tiny.examples[..1]).map(|e| e.ids[..e.prompt_tokens].to_vec()).collect();
+        let vocab = tiny.engine.config().vocab;
+        let trie = LabelTrie::new(&[vec![5, 6], vec![5], vec![7, 8, 9]], 2).unwrap();
+        let scored = tiny.engine.evaluate(Some(&tiny.adapter), &prompts, &trie, EvalMode::Greedy, 6).unwrap();
+        for (prompt, scored) in prompts.iter().zip(&scored) {
+            let mut sequence = prompt.clone();
+            while sequence.len() < prompt.len() + 6 && sequence[prompt.len()..].last() != Some(&2) {
+                let logits = tiny.engine.logits(Some(&tiny.adapter), &[sequence.clone()]).unwrap();
+                let last = &logits[0][(sequence.len() - 1) * vocab..];
+                let best = (0..vocab).fold(0, |best, i| if last[i] > last[best] { i } else { best });
+                sequence.push(best as u32);
+            }
+            assert_eq!(scored.greedy, sequence[prompt.len()..], "{}", tiny.name);
+            for (label, logprob) in trie.labels().iter().zip(&scored.label_logprob) {
+                let expected = logprob_of(&mut tiny.engine, &tiny.adapter, prompt, label, 2);
+                assert!((f64::from(*logprob) - expected).abs() < 1e-4, "{}: {logprob}, {expected} expected", tiny.name);
+            }
+        }
+    }
+}
+
+fn logprob_of(engine: &mut Engine<Cpu>, adapter: &Adapter, prompt: &[u32], label: &[u32], eos: u32) -> f64 {
+    let ids = [prompt, label, &[eos]].concat();
+    -engine.slot_gradient(adapter, &[Example { ids, prompt_tokens: prompt.len() }]).unwrap().loss_sum
+}
+
+/// The published base, fetched as the adapter's configuration names it; `None` (and why, on stdout) where it cannot be.
+fn smollm2() -> Option<(PathBuf, Base)> {
+    let folder = parity_folder().join("smollm2");
+    if !folder.exists() {
+        println!("skipped: no {}", folder.display());
+        return None;
+    }
+    let config = json(&folder.join("adapter_init/adapter_config.json"));
+    let source = config["base_model_name_or_path"].as_str().unwrap();
+    let cache = base::default_cache_dir().unwrap_or_else(|| std::env::temp_dir().join("insula-test-cache"));
+    match base::fetch::resolve(source, None, &cache) {
+        Ok(resolved) => Some((folder, Base::open(resolved.path).unwrap())),
+        Err(error) => {
+            println!("skipped: {source} cannot be fetched: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn parity_smollm2_six_updates() {
+    let Some((folder, base)) = smollm2() else { return };
+    let golden = json(&folder.join("golden.json"));
+    let mut engine = Engine::load(Cpu::new(0).unwrap(), &base.config, &base, Precision::F32).unwrap();
+    let mut adapter = adapter(&folder.join("adapter_init"), &base.config);
+    let mut state = AdamWState::new(adapter.params.len());
+    for (i, expected) in golden["updates"].as_array().unwrap().iter().enumerate() {
+        let samples = expected["samples"].as_array().unwrap();
+        let examples: Vec<Example> = samples.iter().map(|s| example(s, "prompt_ids", "target_ids")).collect();
+        let slot = engine.slot_gradient(&adapter, &examples).unwrap();
+        let (loss, norm) = update(slot, &golden["optimizer"], &mut state, &mut adapter);
+        let (golden_loss, golden_norm) = (expected["loss"].as_f64().unwrap(), expected["grad_norm"].as_f64().unwrap());
+        println!("update {i}: loss {loss:.6} ({golden_loss:.6}), norm {norm:.6} ({golden_norm:.6})");
+        assert!(relative(loss, golden_loss) < 1e-3, "update {i}: loss {loss}, {golden_loss} expected");
+        assert!(relative(norm, golden_norm) < 5e-3, "update {i}: norm {norm}, {golden_norm} expected");
+    }
+    let last = self::adapter(&folder.join("adapter_final"), &base.config);
+    let off = distance(&adapter.params, &last.params);
+    println!("final adapter: relative distance {off:.2e}");
+}
+
+#[test]
+fn parity_smollm2_label_scores_and_greedy_answers() {
+    let Some((folder, base)) = smollm2() else { return };
+    let golden = json(&folder.join("golden.json"));
+    let mut engine = Engine::load(Cpu::new(0).unwrap(), &base.config, &base, Precision::F32).unwrap();
+    let adapter = adapter(&folder.join("adapter_final"), &base.config);
+    let tokenizer = base.tokenizer().unwrap();
+    let scores = golden["scores"].as_array().unwrap();
+    let labels: Vec<String> = scores[0]["logprob"].as_object().unwrap().keys().cloned().collect();
+    let tokens: Vec<Vec<u32>> = labels.iter().map(|label| tokenizer.encode(label).unwrap()).collect();
+    let prompts: Vec<Vec<u32>> =
+        scores.iter().map(|s| tokenizer.encode(s["prompt"].as_str().unwrap()).unwrap()).collect();
+    let trie = LabelTrie::new(&tokens, tokenizer.eos()).unwrap();
+    let longest = scores.iter().map(|s| s["greedy_ids"].as_array().unwrap().len()).max().unwrap();
+    let scored = engine.evaluate(Some(&adapter), &prompts, &trie, EvalMode::Greedy, longest.max(5)).unwrap();
+    for (i, (scored, expected)) in scored.iter().zip(scores).enumerate() {
+        for (label, logprob) in labels.iter().zip(&scored.label_logprob) {
+            let golden = expected["logprob"][label].as_f64().unwrap();
+            assert!((f64::from(*logprob) - golden).abs() < 2e-2, "sample {i} {label}: {logprob}, {golden} expected");
+        }
+        assert_eq!(scored.greedy, ids(&expected["greedy_ids"]), "sample {i}, margin {}", scored.margin);
+    }
+}
