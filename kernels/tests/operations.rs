@@ -1,4 +1,5 @@
 //! Every operation against its definition in float64, and one thread against three.
+#![expect(clippy::unwrap_used, reason = "a test whose fixture fails stops there")]
 
 use insula_kernels::{AdamW, Attention, Backend, Cpu, Direction, LoraShape, Precision, Sight, Targets, Wanted, Write};
 

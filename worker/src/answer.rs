@@ -38,7 +38,8 @@ pub fn paper(text: &str, labels: &LabelSet) -> Label {
 
 fn first_label_inside(text: &str, labels: &LabelSet) -> Option<Label> {
     let names = labels.names();
-    let longest_at = |(at, _)| names.iter().filter(|name| text[at..].starts_with(name.as_str())).max_by_key(|name| name.len());
+    let longest_at =
+        |(at, _)| names.iter().filter(|name| text[at..].starts_with(name.as_str())).max_by_key(|name| name.len());
     let name = text.char_indices().find_map(longest_at)?;
     labels.find(name)
 }
@@ -120,7 +121,9 @@ mod tests {
 
     #[test]
     fn edit_distance_is_levenshteins_in_characters() {
-        for (a, b, distance) in [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("é", "e", 1), ("flaw", "lawn", 2)] {
+        for (a, b, distance) in
+            [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("é", "e", 1), ("flaw", "lawn", 2)]
+        {
             assert_eq!(edit_distance(a, b), distance, "{a:?} {b:?}");
             assert_eq!(edit_distance(b, a), distance, "{b:?} {a:?}");
         }

@@ -65,7 +65,7 @@ impl Forest {
     /// The same forest with each row's children by falling size of their subtrees; the stable sort leaves equals by token.
     fn reordered(&self) -> Self {
         let mut order: Vec<u32> = Vec::with_capacity(self.len());
-        let mut pending = vec![0..self.len() as u32];
+        let mut pending: Vec<_> = std::iter::once(0..self.len() as u32).collect();
         while let Some(siblings) = pending.pop() {
             if siblings.is_empty() {
                 continue;

@@ -197,9 +197,8 @@ fn parse_config(json: &[u8]) -> Result<AdapterConfig, PeftError> {
 
 /// Refuses what changes the meaning of the weights: any setting that is neither harmless nor left off.
 fn expect_plain_lora(config: &Map<String, Value>) -> Result<(), PeftError> {
-    let refuse = |key: &str, value: &Value| {
-        Err(PeftError::Unsupported { key: key.to_owned(), value: value.to_string() })
-    };
+    let refuse =
+        |key: &str, value: &Value| Err(PeftError::Unsupported { key: key.to_owned(), value: value.to_string() });
     let null = Value::Null;
     let value = |key: &str| config.get(key).unwrap_or(&null);
     if value("peft_type").as_str() != Some("LORA") {
@@ -327,7 +326,9 @@ mod tests {
         assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(3), &json!(6)));
         assert_eq!((&config["peft_type"], &config["task_type"]), (&json!("LORA"), &json!("CAUSAL_LM")));
         assert_eq!(config["target_modules"][4], "gate_proj");
-        assert!(files.weights[8..].starts_with(br#"{"__metadata__":{"format":"pt"},"base_model.model.model.layers.0."#));
+        assert!(
+            files.weights[8..].starts_with(br#"{"__metadata__":{"format":"pt"},"base_model.model.model.layers.0."#)
+        );
     }
 
     #[test]

@@ -15,8 +15,8 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, PreTokenizerWrapper};
 
-use crate::base::hex;
 use crate::base::Refusal;
+use crate::base::hex;
 
 /// Text that can't be tokenised as the job needs it.
 #[derive(Debug, Error, PartialEq)]
@@ -103,7 +103,9 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|error| Refusal::Malformed(error.to_string()))?;
         let eos = eos_text.and_then(|text| inner.token_to_id(text)).or(eos);
         let eos = eos.filter(|&eos| inner.id_to_token(eos).is_some()).ok_or_else(|| {
-            Refusal::Malformed("no end-of-sequence token: expected eos_token in tokenizer_config.json or config.json".into())
+            Refusal::Malformed(
+                "no end-of-sequence token: expected eos_token in tokenizer_config.json or config.json".into(),
+            )
         })?;
         Ok(Tokenizer { inner, eos, digest: digest([json, &eos.to_le_bytes()]) })
     }
@@ -128,9 +130,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
         match self.inner.encode_fast(text, false) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => {
-                Err(TokenizeError::Text { start: text.chars().take(40).collect(), why: error.to_string() })
-            }
+            Err(error) => Err(TokenizeError::Text { start: text.chars().take(40).collect(), why: error.to_string() }),
         }
     }
 
@@ -240,9 +240,9 @@ fn byte_pairs(vocabulary: GgufVocabulary) -> Result<BPE, Refusal> {
     let mut merges = Vec::with_capacity(vocabulary.merges.len());
     for merge in vocabulary.merges {
         // A token never contains a plain space: byte-level BPE writes it as another letter.
-        let pair = merge.split_once(' ').filter(|(a, b)| {
-            ids.contains_key(*a) && ids.contains_key(*b) && ids.contains_key(&format!("{a}{b}"))
-        });
+        let pair = merge
+            .split_once(' ')
+            .filter(|(a, b)| ids.contains_key(*a) && ids.contains_key(*b) && ids.contains_key(&format!("{a}{b}")));
         match pair {
             Some((a, b)) => merges.push((a.to_owned(), b.to_owned())),
             None => return Refusal::malformed(format!("merge {merge:?} is not two tokens that make a third")),

@@ -1,4 +1,5 @@
 //! Truncated, damaged and hostile bases are errors: no panic, and no allocation that the file does not justify.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 mod common;
 #[path = "common/made.rs"]
@@ -122,7 +123,10 @@ fn gguf_counts_and_lengths_that_lie_are_refused() {
         (with_u64(Gguf::tiny().bytes(), 8, u64::MAX), "tensors at byte"),
         (with_u64(Gguf::tiny().bytes(), 16, HUGE), "metadata entries at byte"),
         (with_u64(Gguf::tiny().bytes(), 24, HUGE), "metadata key at byte"),
-        (Gguf::tiny().set("a", [&8u32.to_le_bytes()[..], &HUGE.to_le_bytes()].concat()).bytes(), "needs 1152921504606846976 bytes"),
+        (
+            Gguf::tiny().set("a", [&8u32.to_le_bytes()[..], &HUGE.to_le_bytes()].concat()).bytes(),
+            "needs 1152921504606846976 bytes",
+        ),
         (Gguf::tiny().set("a", array_of(4, HUGE)).bytes(), "elements of a at byte"),
         (Gguf::tiny().set("a", array_of(8, HUGE)).bytes(), "elements of a at byte"),
         (Gguf::tiny().set("a", array_of(9, HUGE)).bytes(), "elements of a at byte"),
@@ -131,15 +135,27 @@ fn gguf_counts_and_lengths_that_lie_are_refused() {
         (Gguf::tiny().set("general.alignment", made::number(0)).bytes(), "general.alignment is 0"),
         (Gguf::tiny().set("general.alignment", made::number(24)).bytes(), "general.alignment is 24"),
         (Gguf::tiny().set("llama.attention.head_count", made::number(0)).bytes(), "head_count is 0"),
-        (Gguf::tiny().set("llama.attention.head_count_kv", made::number(3)).bytes(), "3 key/value heads do not divide 4"),
-        (Gguf::tiny().set("llama.block_count", made::number(u32::MAX)).bytes(), "model.layers.2.input_layernorm.weight is missing"),
+        (
+            Gguf::tiny().set("llama.attention.head_count_kv", made::number(3)).bytes(),
+            "3 key/value heads do not divide 4",
+        ),
+        (
+            Gguf::tiny().set("llama.block_count", made::number(u32::MAX)).bytes(),
+            "model.layers.2.input_layernorm.weight is missing",
+        ),
         (Gguf::tiny().set("llama.embedding_length", made::string("x")).bytes(), "expected a whole number"),
         (Gguf::tiny().set("llama.rope.freq_base", made::float(f32::NAN)).bytes(), "rope theta is NaN"),
         (Gguf::tiny().without("llama.block_count").bytes(), "llama.block_count is missing"),
         (Gguf::tiny().without("token_embd.weight").bytes(), "token_embd.weight"),
         (Gguf::tiny().set("tokenizer.ggml.merges", made::strings(&["h z".into()])).bytes(), "merge \"h z\""),
-        (Gguf::tiny().set("tokenizer.ggml.merges", made::strings(&["<user> <user>".into()])).bytes(), "merge \"<user> <user>\""),
-        (Gguf::tiny().set("tokenizer.ggml.tokens", made::strings(&["a".into(), "a".into()])).bytes(), "token_type has 260"),
+        (
+            Gguf::tiny().set("tokenizer.ggml.merges", made::strings(&["<user> <user>".into()])).bytes(),
+            "merge \"<user> <user>\"",
+        ),
+        (
+            Gguf::tiny().set("tokenizer.ggml.tokens", made::strings(&["a".into(), "a".into()])).bytes(),
+            "token_type has 260",
+        ),
         (Gguf::tiny().set("tokenizer.ggml.eos_token_id", made::number(260)).bytes(), "eos_token_id is 260"),
         (b"GGML and more".to_vec(), "expected \"GGUF\""),
         (Vec::new(), "magic"),
@@ -184,7 +200,13 @@ fn gguf_tensors_that_lie_are_refused() {
 fn safetensors_headers_that_lie_are_refused() {
     let bench = Bench::new();
     let eight = |size: u64| {
-        let entry = |i: u64| format!("\"t{i}\":{{\"dtype\":\"U8\",\"shape\":[{size}],\"data_offsets\":[{},{}]}}", i * size, (i + 1) * size);
+        let entry = |i: u64| {
+            format!(
+                "\"t{i}\":{{\"dtype\":\"U8\",\"shape\":[{size}],\"data_offsets\":[{},{}]}}",
+                i * size,
+                (i + 1) * size
+            )
+        };
         format!("{{{}}}", (0..7).map(entry).collect::<Vec<_>>().join(","))
     };
     let cases = [
@@ -193,8 +215,14 @@ fn safetensors_headers_that_lie_are_refused() {
         (made::with_header("{", b""), "safetensors header"),
         (made::with_header(&"[".repeat(100_000), b""), "safetensors header"),
         (made::with_header(&eight((1 << 61) - 1), b""), "describes"),
-        (made::with_header(r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#, b""), "safetensors header"),
-        (made::with_header(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, &[0; 4]), "8 bytes of data, the file has 4"),
+        (
+            made::with_header(r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#, b""),
+            "safetensors header",
+        ),
+        (
+            made::with_header(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, &[0; 4]),
+            "8 bytes of data, the file has 4",
+        ),
         (made::with_header(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#, &[0; 8]), "safetensors header"),
         (made::with_header(r#"{"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}"#, &[0]), "tensor a is I8"),
         (made::with_header(r#"{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#, &[0; 4]), "has shape []"),
@@ -210,7 +238,8 @@ fn safetensors_headers_that_lie_are_refused() {
 fn a_tokenizer_json_that_contradicts_itself_is_an_error() {
     let bench = Bench::new();
     bench.safetensors(&made::safetensors(&made::tensors(), "F16")).unwrap();
-    let merge_too_long = r#"{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":["a b"]}}"#;
+    let merge_too_long =
+        r#"{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":["a b"]}}"#;
     for json in ["", "{}", merge_too_long] {
         write(&bench.folder.path().join("tokenizer.json"), json.as_bytes());
         let error = read_all(bench.folder.path()).unwrap_err().to_string();

@@ -1,4 +1,5 @@
 //! The same model reads the same from every format, and goldens load.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 mod common;
 #[path = "common/made.rs"]
@@ -84,7 +85,9 @@ fn an_index_that_lies_is_refused() {
     let cases = [("../a.safetensors", "not the name of a file"), ("b.safetensors", "which the index places here")];
     for (elsewhere, what) in cases {
         let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str, file: &str| if file == "a.safetensors" && name.contains("embed") { elsewhere } else { file }.to_owned();
+        let place = |name: &str, file: &str| {
+            if file == "a.safetensors" && name.contains("embed") { elsewhere } else { file }.to_owned()
+        };
         write_shards(folder.path(), place);
         let error = Base::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains(what), "{elsewhere}: {error}");
@@ -196,7 +199,8 @@ fn round_trip(folder: &Path, model: &ModelConfig) {
     let files = peft::to_files(&adapter, "base", "sha256:00").unwrap();
     assert_eq!(peft::from_files(&files, model).unwrap(), adapter);
     assert!(files.weights == read(&folder.join(peft::WEIGHTS_FILE)), "{}: weights differ", folder.display());
-    let (ours, theirs) = (serde_json::from_slice::<serde_json::Value>(&files.config).unwrap(), json(&folder.join(peft::CONFIG_FILE)));
+    let (ours, theirs) =
+        (serde_json::from_slice::<serde_json::Value>(&files.config).unwrap(), json(&folder.join(peft::CONFIG_FILE)));
     for key in ["r", "lora_alpha", "peft_type", "task_type", "bias", "fan_in_fan_out", "use_dora", "use_rslora"] {
         assert_eq!(ours[key], theirs[key], "{key}");
     }

@@ -5,6 +5,7 @@
     clippy::disallowed_methods,
     reason = "tests read the goldens from disk and their folder from the environment"
 )]
+#![expect(clippy::unwrap_used, reason = "a test whose fixture fails stops there")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,13 @@
 //! A line to a coordinator: a running one, or the state directory opened for the time of one command.
 
-use std::{path::Path, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use insula_coordinator::shell::server::{self, CoordinatorConfig, Running};
+use tokio_util::sync::CancellationToken;
 use insula_proto::v1::{
     artifacts_client::ArtifactsClient, fleet_client::FleetClient, jobs_client::JobsClient, logs_client::LogsClient,
 };
@@ -12,6 +17,8 @@ use crate::{args::ClientArgs, failure::Failure};
 
 /// Name of the file in a state directory that says where its coordinator listens.
 const ADDRESS_FILE: &str = "address";
+/// A free port on loopback.
+pub const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Largest message accepted; a job with 100,000 losses fits.
 const MESSAGE_BYTES: usize = 64 << 20;
 
@@ -37,7 +44,7 @@ impl Serving {
     #[expect(clippy::disallowed_methods, reason = "the address file is how commands on one machine find each other")]
     pub async fn start(config: CoordinatorConfig) -> Result<Self, Failure> {
         let address_file = config.state_dir.join(ADDRESS_FILE);
-        let running = server::start(config).await.map_err(|e| Failure::Operation(e.to_string()))?;
+        let running = server::start(config, CancellationToken::new()).await.map_err(|e| Failure::Operation(e.to_string()))?;
         let serving = Self { running, address_file };
         std::fs::write(&serving.address_file, serving.url())
             .map_err(|e| Failure::operation(serving.address_file.display(), e))?;
@@ -46,14 +53,16 @@ impl Serving {
 
     /// Where it listens, `http://HOST:PORT`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.running.address())
+        format!("http://{}", self.running.addr)
     }
 
     /// Stops serving, politely.
     #[expect(clippy::disallowed_methods, reason = "takes back the address file")]
     pub async fn stop(self) {
         let _ = std::fs::remove_file(&self.address_file);
-        self.running.stop().await;
+        if let Err(error) = self.running.stop().await {
+            tracing::warn!("the coordinator did not stop well: {error}");
+        }
     }
 }
 
@@ -74,7 +83,7 @@ impl Client {
             let why = format!("there is no state directory {} either", state.display());
             return Err(Failure::Unreachable { address: "the default address".into(), why });
         }
-        let serving = Serving::start(CoordinatorConfig::local(state.clone())).await?;
+        let serving = Serving::start(CoordinatorConfig::new(state.clone(), ANY_PORT)).await?;
         let mut client = Self::to(&serving.url()).await?;
         client.serving = Some(serving);
         Ok(client)

@@ -36,7 +36,7 @@ pub async fn run(args: CoordinatorArgs, verbose: u8) -> Result<(), Failure> {
     let _log = logging::start(verbose.max(1), Some((&state, "coordinator.log")));
     let listen = args.listen.unwrap_or(settings.listen);
     let allow_remote = settings.allow_remote;
-    let config = CoordinatorConfig { listen, allow_remote, ..CoordinatorConfig::local(state.clone()) };
+    let config = CoordinatorConfig { allow_remote, ..CoordinatorConfig::new(state.clone(), listen) };
     let serving = Serving::start(config).await?;
     println!("coordinator at {}, state in {}", serving.url(), state.display());
     super::worker::asked_to_stop().await;

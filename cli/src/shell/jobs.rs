@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use comfy_table::{Table, presets};
+use comfy_table::{Table, TableStyle};
 use insula_coordinator::report::Report;
 use insula_proto::v1::{
     CancelRequest, GetJobRequest, Job, JobReport, JobState, ListJobsRequest, ListWorkersRequest, ReadLogRequest,
@@ -70,7 +70,7 @@ async fn one(client: &Client, job: &str, json: bool) -> Result<(), Failure> {
         println!("{}", progress_text(progress));
     }
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(["task", "state", "worker", "tries"]);
+    table.load_style(TableStyle::new()).set_header(["task", "state", "worker", "tries"]);
     for task in &job.tasks {
         table.add_row([&task.what, &task.state, &task.worker, &task.attempts.to_string()]);
     }
@@ -203,5 +203,5 @@ pub async fn report(args: ReportArgs) -> Result<(), Failure> {
 pub fn report_text(report: &JobReport) -> Result<String, Failure> {
     let report: Report = serde_json::from_str(&report.report_json)
         .map_err(|e| Failure::operation("read the coordinator's report", e))?;
-    Ok(insula_coordinator::report::text(&report))
+    Ok(insula_coordinator::report::text::render(&report))
 }

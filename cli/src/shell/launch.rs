@@ -3,17 +3,20 @@
 use std::{process::Stdio, time::Duration};
 
 use tokio::{
-    process::{Child, Command},
-    sync::watch,
+    process::{Child, ChildStdin, Command},
     task::JoinSet,
+    time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 
 /// A worker that died is started again after so long.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
-/// A worker that keeps dying is given up after so many starts; the coordinator's own budget mostly ends the job first.
-const STARTS: u32 = 25;
+/// A worker that lived for so long was a sound one, however it died.
+const SOUND: Duration = Duration::from_secs(5);
+/// A worker is given up after so many deaths in a row before it was sound: its program cannot run here.
+const EARLY_DEATHS: u32 = 30;
 /// A worker asked to stop finishes its update and its checkpoint first; after so long it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -35,16 +38,16 @@ pub struct Launch {
 /// The children.
 pub struct Workers {
     tasks: JoinSet<Result<(), Failure>>,
-    stop: watch::Sender<bool>,
+    stop: CancellationToken,
 }
 
 impl Workers {
     /// Starts them.
     pub fn start(launch: &Launch) -> Self {
-        let (stop, stopped) = watch::channel(false);
+        let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for place in 0..launch.workers {
-            tasks.spawn(keep_alive(launch.clone(), place, stopped.clone()));
+            tasks.spawn(keep_alive(launch.clone(), place, stop.clone()));
         }
         Self { tasks, stop }
     }
@@ -62,33 +65,36 @@ impl Workers {
 
     /// Asks them to stop and waits until they have.
     pub async fn stop(mut self) {
-        self.stop.send_replace(true);
+        self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
 /// Keeps one worker alive until stopped.
-async fn keep_alive(launch: Launch, place: u32, mut stopped: watch::Receiver<bool>) -> Result<(), Failure> {
-    for _ in 0..STARTS {
-        let mut child = spawn(&launch, place)?;
+async fn keep_alive(launch: Launch, place: u32, stop: CancellationToken) -> Result<(), Failure> {
+    let mut early_deaths = 0;
+    while early_deaths < EARLY_DEATHS {
+        let began = Instant::now();
+        let (mut child, input) = spawn(&launch, place)?;
         tokio::select! {
             ended = child.wait() => match ended {
-                Ok(status) if status.code() == Some(2) => {
-                    return Err(Failure::Operation(format!("worker local-{place} could not start: see above")));
+                Ok(status) if matches!(status.code(), Some(1 | 2)) => {
+                    return Err(Failure::Operation(format!("worker local-{place} could not work: see above")));
                 }
                 Ok(status) => tracing::warn!("worker local-{place} ended ({status}); starting it again"),
                 Err(error) => tracing::warn!("worker local-{place}: {error}"),
             },
-            _ = stopped.wait_for(|stop| *stop) => return stop(child).await,
+            () = stop.cancelled() => return end(child, input).await,
         }
+        early_deaths = if began.elapsed() < SOUND { early_deaths + 1 } else { 0 };
         tokio::time::sleep(RESTART_PAUSE).await;
     }
-    Err(Failure::Operation(format!("worker local-{place} ended {STARTS} times; given up")))
+    Err(Failure::Operation(format!("worker local-{place} died {EARLY_DEATHS} times right after its start; given up")))
 }
 
 /// Closes the child's standard input, which asks it to stop, and waits.
-async fn stop(mut child: Child) -> Result<(), Failure> {
-    drop(child.stdin.take());
+async fn end(mut child: Child, input: ChildStdin) -> Result<(), Failure> {
+    drop(input);
     if tokio::time::timeout(STOP_PATIENCE, child.wait()).await.is_err() {
         tracing::warn!("a worker did not stop within {} s; killing it", STOP_PATIENCE.as_secs());
         let _ = child.kill().await;
@@ -96,7 +102,8 @@ async fn stop(mut child: Child) -> Result<(), Failure> {
     Ok(())
 }
 
-fn spawn(launch: &Launch, place: u32) -> Result<Child, Failure> {
+/// The child, and its standard input apart: waiting for a child would close it.
+fn spawn(launch: &Launch, place: u32) -> Result<(Child, ChildStdin), Failure> {
     let program = std::env::current_exe().map_err(|e| Failure::operation("find this program's own file", e))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = launch.threads.unwrap_or_else(|| (cores / launch.workers.max(1) as usize).max(1));
@@ -106,5 +113,7 @@ fn spawn(launch: &Launch, place: u32) -> Result<Child, Failure> {
     command.args(std::iter::repeat_n("-v", launch.verbose.into()));
     // A process group of its own: Ctrl-C reaches the parent alone, which then stops its workers politely.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
-    command.spawn().map_err(|e| Failure::operation(format!("start worker local-{place}"), e))
+    let mut child = command.spawn().map_err(|e| Failure::operation(format!("start worker local-{place}"), e))?;
+    let input = child.stdin.take().expect("the child's standard input is a pipe");
+    Ok((child, input))
 }

@@ -37,7 +37,7 @@ pub async fn run(args: RunArgs, verbose: u8) -> Result<(), Failure> {
     if let Some(spec) = &spec {
         fetch_base(spec.clone(), &shown).await?;
     }
-    let config = CoordinatorConfig { listen: args.listen, ..CoordinatorConfig::local(state.clone()) };
+    let config = CoordinatorConfig::new(state.clone(), args.listen);
     let serving = Serving::start(config).await?;
     let result = serve(&args, spec, &serving, verbose, &mut shown).await;
     shown.finish();

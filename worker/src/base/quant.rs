@@ -295,9 +295,8 @@ mod tests {
             high[32 * half + l] |= (q >> 4) << (2 * quarter);
         }
         let block = [&low[..], &high, &scales, &f16_bytes(0.125)].concat();
-        let expect: Vec<f32> = (0..256)
-            .map(|i| 0.125 * f32::from(scales[i / 16] as i8) * (f32::from(quants[i]) - 32.0))
-            .collect();
+        let expect: Vec<f32> =
+            (0..256).map(|i| 0.125 * f32::from(scales[i / 16] as i8) * (f32::from(quants[i]) - 32.0)).collect();
         assert_eq!(decoded(Encoding::Q6K, &block), expect);
     }
 

@@ -19,8 +19,8 @@ const LENGTH_BYTES: usize = 8;
 /// checks (offsets contiguous, sizes equal to shapes) are sound; that the data ends where the file ends is checked here.
 pub(crate) fn parse(bytes: &[u8], file: usize) -> Result<BTreeMap<String, Stored>, Refusal> {
     let header = header_bytes(bytes)?;
-    let metadata: Metadata = serde_json::from_slice(header)
-        .map_err(|error| Refusal::Malformed(format!("safetensors header: {error}")))?;
+    let metadata: Metadata =
+        serde_json::from_slice(header).map_err(|error| Refusal::Malformed(format!("safetensors header: {error}")))?;
     let start = LENGTH_BYTES + header.len();
     if metadata.data_len() != bytes.len() - start {
         return Refusal::malformed(format!(

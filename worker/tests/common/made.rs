@@ -1,4 +1,5 @@
 //! A very small Llama made on the spot, written as GGUF and as a Hugging Face folder.
+#![allow(dead_code, reason = "each test crate uses some of it")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -145,7 +146,8 @@ impl Gguf {
             ("tokenizer.ggml.eos_token_id", number(0)),
         ];
         let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let tensors = tensors().into_iter().map(|(name, (shape, values))| gguf_tensor(&name, &shape, &values)).collect();
+        let tensors =
+            tensors().into_iter().map(|(name, (shape, values))| gguf_tensor(&name, &shape, &values)).collect();
         Gguf { version: 3, metadata, tensors, alignment: 32 }
     }
 
@@ -246,6 +248,7 @@ fn gguf_tensor(name: &str, shape: &[usize], values: &[f32]) -> GgufTensor {
 fn interleaved(values: &[f32], heads: usize) -> Vec<f32> {
     let half = HEAD_DIM / 2;
     let row = |index: usize| &values[index * HIDDEN..][..HIDDEN];
-    let order = (0..heads).flat_map(|head| (0..half).flat_map(move |j| (0..2).map(move |i| head * HEAD_DIM + i * half + j)));
+    let order =
+        (0..heads).flat_map(|head| (0..half).flat_map(move |j| (0..2).map(move |i| head * HEAD_DIM + i * half + j)));
     order.flat_map(row).copied().collect()
 }

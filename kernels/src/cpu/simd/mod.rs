@@ -9,6 +9,11 @@ pub(crate) mod gemm;
 pub(crate) mod math;
 pub(crate) mod transpose;
 
+/// The vector instructions this backend computes with here, for people.
+pub fn vector_units() -> &'static str {
+    if has_avx2() { "AVX2 with FMA" } else { "the compiler's baseline (no AVX2 with FMA)" }
+}
+
 /// Whether this machine has AVX2 and FMA (the answer is cached by the standard library).
 #[inline]
 pub(crate) fn has_avx2() -> bool {

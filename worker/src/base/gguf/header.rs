@@ -133,7 +133,9 @@ fn expect_magic(cursor: &mut Cursor<'_>) -> Result<(), Refusal> {
 fn expect_version(version: u32) -> Result<(), Refusal> {
     match version {
         2 | 3 => Ok(()),
-        _ if version & 0xffff == 0 => Refusal::unsupported("is a big-endian GGUF file; only little-endian is supported"),
+        _ if version & 0xffff == 0 => {
+            Refusal::unsupported("is a big-endian GGUF file; only little-endian is supported")
+        }
         _ => Refusal::unsupported(format!("is GGUF version {version}; versions 2 and 3 are supported")),
     }
 }
@@ -177,7 +179,9 @@ fn read_tensor<'a>(cursor: &mut Cursor<'a>) -> Result<TensorInfo<'a>, Refusal> {
     let name = cursor.string("tensor name")?;
     let dimensions = cursor.u32("number of dimensions")?;
     if !(1..=DIMENSIONS_MAX).contains(&dimensions) {
-        return Refusal::malformed(format!("tensor {name} has {dimensions} dimensions, expected 1 to {DIMENSIONS_MAX}"));
+        return Refusal::malformed(format!(
+            "tensor {name} has {dimensions} dimensions, expected 1 to {DIMENSIONS_MAX}"
+        ));
     }
     let mut shape = Vec::new();
     for _ in 0..dimensions {
@@ -212,7 +216,12 @@ fn unsupported_type(name: &str, number: u32) -> Refusal {
 }
 
 /// Gives every tensor its bytes in the file: aligned, inside the file, overlapping no other.
-fn place(infos: Vec<TensorInfo<'_>>, start: u64, alignment: u64, size: usize) -> Result<Vec<PlacedTensor<'_>>, Refusal> {
+fn place(
+    infos: Vec<TensorInfo<'_>>,
+    start: u64,
+    alignment: u64,
+    size: usize,
+) -> Result<Vec<PlacedTensor<'_>>, Refusal> {
     let mut placed = Vec::with_capacity(infos.len());
     for info in infos {
         placed.push(place_one(info, start, alignment, size)?);

@@ -67,7 +67,8 @@ struct HeadCounts {
 
 fn head_counts(header: &Header<'_>) -> Result<HeadCounts, Refusal> {
     let queries = dimension(header, "llama.attention.head_count")?;
-    let keys = header.unsigned("llama.attention.head_count_kv")?.map_or(Ok(queries), |count| whole(count, "head_count_kv"))?;
+    let keys =
+        header.unsigned("llama.attention.head_count_kv")?.map_or(Ok(queries), |count| whole(count, "head_count_kv"))?;
     Ok(HeadCounts { queries, keys })
 }
 
@@ -88,7 +89,8 @@ fn config_of(header: &Header<'_>, tensors: &BTreeMap<String, Stored>) -> Result<
     let head_dim = head_dim(header, hidden, heads)?;
     let embedding = tensors.get("model.embed_tokens.weight").map(|tensor| tensor.shape[0]);
     Ok(ModelConfig {
-        vocab: required(embedding, "token_embd.weight").or_else(|_| Refusal::malformed("has no tensor token_embd.weight"))?,
+        vocab: required(embedding, "token_embd.weight")
+            .or_else(|_| Refusal::malformed("has no tensor token_embd.weight"))?,
         hidden,
         intermediate: dimension(header, "llama.feed_forward_length")?,
         layers: dimension(header, "llama.block_count")?,

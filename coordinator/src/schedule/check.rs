@@ -1,0 +1,115 @@
+//! Every written invariant, asserted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+#[cfg(test)]
+use insula_proto::ids::JobId;
+use insula_proto::ids::TaskIndex;
+
+use super::{
+    event::PhaseName,
+    state::{Job, State, TaskKind, TaskState},
+};
+
+impl State {
+    /// Asserts what must always hold. For tests and simulations, after every step.
+    ///
+    /// # Panics
+    /// With a sentence, when something does not hold.
+    pub fn check(&self) {
+        self.check_leases();
+        self.check_workers();
+        let mut ready = BTreeSet::new();
+        for (&id, job) in &self.jobs {
+            assert_eq!(job.id, id, "a job stands under its own id");
+            assert_eq!(self.requests.get(&job.request_id), Some(&id), "a job is found by its request id");
+            assert!(self.corpora.contains_key(&job.corpus.digest), "a job's corpus is imported");
+            self.check_tasks(job);
+            check_training(job);
+            let open = job.tasks.iter().zip(0..).filter(|(task, _)| task.state == TaskState::Ready);
+            ready.extend(open.map(|(_, index)| (id, TaskIndex(index))));
+        }
+        assert_eq!(self.ready, ready, "what can be handed out is exactly the ready tasks");
+        assert_eq!(self.requests.len(), self.jobs.len(), "every request id has one job");
+    }
+
+    fn check_leases(&self) {
+        let mut tasks = BTreeMap::new();
+        let mut workers = BTreeMap::new();
+        for (&lease, held) in &self.leases {
+            assert!(lease.0 <= self.last_lease, "lease ids only grow");
+            assert_eq!(tasks.insert((held.job, held.task), lease), None, "a task has at most one live lease");
+            assert_eq!(workers.insert(held.worker, lease), None, "a worker has at most one live lease");
+            let state = &self.jobs[&held.job].task(held.task).state;
+            assert_eq!(*state, TaskState::Leased(lease), "a live lease's task is leased under it");
+            assert_eq!(self.workers[&held.worker].lease, Some(lease), "a live lease's worker holds it");
+        }
+    }
+
+    fn check_workers(&self) {
+        let mut names = BTreeSet::new();
+        for (worker, known) in &self.workers {
+            assert!(worker.0 <= self.last_worker, "worker ids only grow");
+            assert!(names.insert(&known.name), "a name has one registration");
+            if let Some(lease) = known.lease {
+                assert_eq!(self.leases.get(&lease).map(|l| l.worker), Some(*worker), "what a worker holds is live");
+            }
+        }
+    }
+
+    fn check_tasks(&self, job: &Job) {
+        let phase = job.phase.name();
+        for task in &job.tasks {
+            if let TaskState::Leased(lease) = task.state {
+                assert_eq!(self.leases.get(&lease).map(|l| l.job), Some(job.id), "a leased task's lease is live");
+            }
+            let held = matches!(task.state, TaskState::Ready | TaskState::Leased(_));
+            assert!(!(phase.is_final() && held), "an ended job holds nothing");
+            let fits = match task.state {
+                TaskState::Trained(_) => task.kind == TaskKind::Train,
+                TaskState::Evaluated(_) => task.kind != TaskKind::Train,
+                _ => true,
+            };
+            assert!(fits, "a task's result is of the task's kind");
+            let needs_adapter = matches!(task.kind, TaskKind::Dev { .. } | TaskKind::Trained { .. });
+            let started = held || task.state.is_done();
+            assert!(
+                !(needs_adapter && started && job.adapter_of(task.kind).is_none()),
+                "inputs exist before a task is ready"
+            );
+            for (class, failures) in &task.failures {
+                let spent = *failures > class.retries();
+                assert!(!spent || task.state == TaskState::Failed, "a spent budget fails the task");
+            }
+        }
+        let all_done = job.tasks.iter().all(|task| task.state.is_done());
+        let succeeded = phase == PhaseName::Succeeded;
+        assert_eq!(succeeded, all_done, "a job succeeds exactly when all of its tasks are done");
+        let one_failed = job.tasks.iter().any(|task| task.state == TaskState::Failed);
+        assert_eq!(phase == PhaseName::Failed, one_failed, "a job fails exactly when one task does");
+        let untouched = job.tasks.iter().all(|task| task.attempts == 0);
+        assert!(untouched || phase != PhaseName::Queued, "a queued job was never handed out");
+    }
+}
+
+fn check_training(job: &Job) {
+    let training = &job.training;
+    assert!(training.checkpoints.len() <= 2, "at most two checkpoints are kept");
+    let newest_first = training.checkpoints.is_sorted_by(|a, b| a.update > b.update);
+    assert!(newest_first, "checkpoints are kept newest first");
+    let epochs = job.spec.train.epochs;
+    assert!(training.epochs.keys().all(|epoch| (1..=epochs).contains(epoch)), "an epoch is one of the recipe's");
+    assert!(training.dev.keys().all(|epoch| training.epochs.contains_key(epoch)), "a scored epoch was trained");
+    if let Some(best) = training.best {
+        assert_eq!(training.dev.len(), epochs as usize, "the best epoch is chosen when all are scored");
+        let highest = training.dev.values().copied().fold(f64::MIN, f64::max);
+        let first = training.dev.iter().find(|(_, score)| **score == highest).map(|(epoch, _)| *epoch);
+        assert_eq!(Some(best), first, "the best epoch is the first of the highest score");
+    }
+}
+
+/// How many tasks have a result; for tests.
+#[cfg(test)]
+pub(super) fn results(state: &State, job: JobId) -> usize {
+    state.jobs[&job].tasks.iter().filter(|task| task.state.is_done()).count()
+}

@@ -1,0 +1,362 @@
+//! What happened: the events of the journal, of which the state is the fold, and what workers report.
+//!
+//! Everything here is written to disk as JSON. A field that is added later needs a serde default, a variant that is
+//! dropped needs a reader: old journals are read for as long as their jobs are.
+
+use std::collections::BTreeMap;
+
+use insula_proto::{
+    corpus::CorpusManifest,
+    ids::{Digest, JobId, LeaseId, TaskIndex, WorkerId},
+    job::JobSpec,
+    tally::Tally,
+};
+use serde::{Deserialize, Serialize};
+
+/// A fact, past tense. [`super::step`] takes it in; nothing can refuse it any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A corpus lies in the artifact store, every shard of it.
+    CorpusImported {
+        /// Which shard holds what.
+        corpus: CorpusManifest,
+    },
+    /// A job was accepted.
+    JobSubmitted {
+        /// Its new id.
+        job: JobId,
+        /// What makes a second submit the same.
+        request_id: String,
+        /// What was asked for.
+        spec: Box<JobSpec>,
+        /// The corpus, as imported.
+        corpus: Digest,
+        /// The corpus's name in this job.
+        corpus_name: String,
+    },
+    /// A person stopped a job.
+    JobCancelled {
+        /// The job.
+        job: JobId,
+    },
+    /// A worker came, or came back.
+    WorkerRegistered {
+        /// Its new id.
+        worker: WorkerId,
+        /// Its name; whoever had it before is gone.
+        name: String,
+        /// `cpu`.
+        device: String,
+        /// Threads it computes with.
+        threads: u32,
+    },
+    /// A ready task was given to a worker.
+    LeaseGranted {
+        /// Greater than every lease before.
+        lease: LeaseId,
+        /// Who computes.
+        worker: WorkerId,
+        /// The job.
+        job: JobId,
+        /// Its task.
+        task: TaskIndex,
+    },
+    /// A worker lost its lease.
+    LeaseLost {
+        /// The lease.
+        lease: LeaseId,
+        /// Its job.
+        job: JobId,
+        /// How.
+        how: Loss,
+    },
+    /// A worker said something that must not be lost.
+    Reported {
+        /// Under which lease.
+        lease: LeaseId,
+        /// Its job.
+        job: JobId,
+        /// The base it computed with; `None` where the report does not depend on it.
+        base: Option<Digest>,
+        /// What it said.
+        report: Box<Report>,
+    },
+    /// A worker is getting on; at most about one a second and lease.
+    ProgressMade {
+        /// Under which lease.
+        lease: LeaseId,
+        /// Its job.
+        job: JobId,
+        /// How far.
+        progress: Progress,
+    },
+}
+
+impl Event {
+    /// The one job it is about, if it is about one.
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Event::CorpusImported { .. } | Event::WorkerRegistered { .. } => None,
+            Event::JobSubmitted { job, .. }
+            | Event::JobCancelled { job }
+            | Event::LeaseGranted { job, .. }
+            | Event::LeaseLost { job, .. }
+            | Event::Reported { job, .. }
+            | Event::ProgressMade { job, .. } => Some(*job),
+        }
+    }
+}
+
+/// How a lease was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// No heartbeat until its deadline.
+    Expired,
+    /// A worker registered under the same name.
+    NameTaken,
+    /// Its worker asked for other work.
+    AskedForWork,
+}
+
+/// What a worker says about its task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+pub enum Report {
+    /// A checkpoint's manifest is in the store.
+    Checkpoint(Checkpoint),
+    /// An epoch ended with this adapter.
+    EpochTrained {
+        /// From 1.
+        epoch: u32,
+        /// PEFT's files.
+        adapter: Vec<Artifact>,
+    },
+    /// The training ended.
+    Trained(Trained),
+    /// The evaluation ended.
+    Evaluated(Evaluated),
+    /// It could not be done.
+    Failed {
+        /// Whose fault.
+        class: FailureClass,
+        /// In a sentence.
+        message: String,
+    },
+    /// Given back politely; costs no retry.
+    Released {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Report {
+    /// The content's digest, by which a report that comes twice is known.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).expect("a report has only text keys"))
+    }
+
+    /// Whether the lease ends with it.
+    pub fn closes(&self) -> bool {
+        !matches!(self, Report::Checkpoint(_) | Report::EpochTrained { .. })
+    }
+
+    /// Everything in the artifact store that it counts on.
+    pub fn artifacts(&self) -> Vec<&Digest> {
+        match self {
+            Report::Checkpoint(checkpoint) => vec![&checkpoint.manifest],
+            Report::EpochTrained { adapter, .. } => adapter.iter().map(|a| &a.digest).collect(),
+            Report::Evaluated(evaluated) => vec![&evaluated.predictions.digest],
+            Report::Trained(_) | Report::Failed { .. } | Report::Released { .. } => vec![],
+        }
+    }
+}
+
+/// Whose fault a failure is; each class has its own budget of retries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The worker went away.
+    LostWorker,
+    /// It did not fit.
+    OutOfMemory,
+    /// The data cannot be worked with; trying again cannot help.
+    BadData,
+    /// Ours.
+    Bug,
+}
+
+impl FailureClass {
+    /// How often a task is tried again after a failure of this class.
+    pub fn retries(self) -> u32 {
+        match self {
+            // In a row without a checkpoint or an epoch between: 20 kills within one checkpoint's time.
+            FailureClass::LostWorker => 20,
+            FailureClass::OutOfMemory | FailureClass::Bug => 1,
+            FailureClass::BadData => 0,
+        }
+    }
+
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureClass::LostWorker => "lost worker",
+            FailureClass::OutOfMemory => "out of memory",
+            FailureClass::BadData => "bad data",
+            FailureClass::Bug => "bug",
+        }
+    }
+}
+
+/// A file in the artifact store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// What it is called where it is used.
+    pub name: String,
+    /// Its bytes.
+    pub digest: Digest,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A training's state after an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Finished updates.
+    pub update: u32,
+    /// Its manifest in the artifact store.
+    pub manifest: Digest,
+}
+
+/// What a training amounted to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Optimizer steps.
+    pub updates: u32,
+    /// Examples computed, all epochs.
+    pub samples: u64,
+    /// Tokens of the separate prompts.
+    pub tokens: u64,
+    /// Tokens computed.
+    pub tree_tokens: u64,
+    /// Time computing.
+    pub seconds: f64,
+    /// Peak memory of the worker.
+    pub peak_rss_bytes: u64,
+    /// One per update, nat per supervised token; `None` where it was not finite.
+    pub losses: Vec<Option<f32>>,
+    /// Oldest utterances left out of prompts longer than the base's context.
+    pub dropped_utterances: u64,
+}
+
+/// What an evaluation of one shard amounted to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// An unreadable answer is wrong.
+    pub strict: Tally,
+    /// An unreadable answer is repaired as the paper does.
+    pub paper: Tally,
+    /// Answers decided by less than 0.05 nat.
+    pub close_margins: u64,
+    /// Oldest utterances left out of prompts.
+    pub dropped_utterances: u64,
+    /// Tokens computed.
+    pub tree_tokens: u64,
+    /// Time computing.
+    pub seconds: f64,
+    /// Peak memory of the worker.
+    pub peak_rss_bytes: u64,
+    /// JSON lines.
+    pub predictions: Artifact,
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Finished updates.
+    pub update: u32,
+    /// Updates of the whole training.
+    pub updates: u32,
+    /// From 1.
+    pub epoch: u32,
+    /// Mean over the last update's supervised tokens, nat; `None` where it was not finite.
+    pub loss: Option<f64>,
+    /// Learning rate.
+    pub lr: f64,
+    /// Speed.
+    pub samples_per_s: f64,
+    /// Samples finished in this task.
+    pub done: u64,
+    /// Samples of this task.
+    pub total: u64,
+    /// The task's description.
+    pub what: String,
+}
+
+/// What a person who watches a job is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "story", rename_all = "snake_case")]
+pub enum Story {
+    /// The job's state changed.
+    State {
+        /// Its new state.
+        state: PhaseName,
+    },
+    /// Something worth reading.
+    Note {
+        /// In a sentence.
+        text: String,
+    },
+    /// A task is getting on.
+    Progress {
+        /// How far.
+        progress: Progress,
+    },
+    /// A task's state changed.
+    Task {
+        /// Its place.
+        index: TaskIndex,
+        /// What it does.
+        what: String,
+        /// `ready`, `leased`, `done`, ...
+        state: String,
+        /// Who holds it.
+        worker: String,
+    },
+    /// An epoch was evaluated on dev.
+    Epoch {
+        /// From 1.
+        epoch: u32,
+        /// Fraction.
+        weighted_f1: f64,
+        /// Best so far.
+        best: bool,
+    },
+}
+
+/// A job's state without what it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseName {
+    /// Nothing of it was handed out yet.
+    Queued,
+    /// Handed out.
+    Running,
+    /// All tasks are done.
+    Succeeded,
+    /// A task's retries are used up.
+    Failed,
+    /// A person stopped it.
+    Cancelled,
+}
+
+impl PhaseName {
+    /// Whether the job has ended.
+    pub fn is_final(self) -> bool {
+        matches!(self, PhaseName::Succeeded | PhaseName::Failed | PhaseName::Cancelled)
+    }
+}
+
+/// The epochs' adapters, by epoch.
+pub type Adapters = BTreeMap<u32, Vec<Artifact>>;

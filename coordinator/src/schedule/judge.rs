@@ -1,0 +1,338 @@
+//! Looks at a request and says what would be so if it were granted, or refuses it. Changes nothing.
+
+mod report;
+
+use std::sync::Arc;
+
+use insula_proto::{
+    VERSION,
+    corpus::CorpusManifest,
+    ids::{Digest, JobId, LeaseId, TaskIndex, WorkerId},
+    job::JobSpec,
+};
+
+use super::{
+    event::{Event, Loss, Progress, Report},
+    pulse::Pulse,
+    state::{Job, Lease, State},
+};
+
+/// What someone asks of the coordinator.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// A corpus was sharded into the artifact store.
+    Import {
+        /// Which shard holds what.
+        corpus: CorpusManifest,
+    },
+    /// Do this job.
+    Submit {
+        /// What makes a second submit the same.
+        request_id: String,
+        /// What is asked for.
+        spec: Box<JobSpec>,
+        /// Its corpus, imported or about to be.
+        corpus: CorpusManifest,
+    },
+    /// Stop this job.
+    Cancel {
+        /// The job.
+        job: JobId,
+    },
+    /// Here is a worker.
+    Register {
+        /// Its name.
+        name: String,
+        /// Of insula.
+        version: String,
+        /// `cpu`.
+        device: String,
+        /// Threads it computes with.
+        threads: u32,
+    },
+    /// Give me work.
+    Lease {
+        /// Who asks.
+        worker: WorkerId,
+        /// Of this job alone; `None`: of any.
+        only_job: Option<JobId>,
+    },
+    /// I am still at it.
+    Heartbeat {
+        /// Who says so.
+        worker: WorkerId,
+        /// At what.
+        lease: LeaseId,
+        /// How far.
+        progress: Option<Progress>,
+    },
+    /// This must not be lost.
+    Report {
+        /// Who says so.
+        worker: WorkerId,
+        /// Under which lease.
+        lease: LeaseId,
+        /// The base it computed with.
+        base: Option<Digest>,
+        /// What it says.
+        report: Box<Report>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+impl Request {
+    /// The registered worker that asks.
+    pub(super) fn worker(&self) -> Option<WorkerId> {
+        match self {
+            Request::Lease { worker, .. } | Request::Heartbeat { worker, .. } | Request::Report { worker, .. } => {
+                Some(*worker)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why a request changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are the values in the messages")]
+pub enum Refusal {
+    /// No such job.
+    #[error("{0} does not exist")]
+    UnknownJob(JobId),
+    /// No such worker.
+    #[error("{0} is not registered, or its name was taken over: register again")]
+    UnknownWorker(WorkerId),
+    /// A worker of another build.
+    #[error("worker '{name}' is insula {worker}, the coordinator is insula {VERSION}: expected the same version")]
+    OtherVersion { name: String, worker: String },
+    /// A worker whose name people could not read in a line of a log.
+    #[error("worker name '{0}': expected 1 to 100 characters, none of them a line break")]
+    NotAName(String),
+    /// A request id that is none.
+    #[error("request_id '{0}': expected 1 to 200 characters that are new for every job, such as a UUID")]
+    NotARequestId(String),
+    /// The request id of another job.
+    #[error("request_id '{request_id}' was given to {job} with other settings: expected a new request_id")]
+    RequestIdTaken { request_id: String, job: JobId },
+    /// The lease is not, or no longer, the worker's.
+    #[error("{lease} is not held by {worker} any more: ask for work again")]
+    StaleLease { lease: LeaseId, worker: WorkerId },
+    /// A result without the base it depends on.
+    #[error("{job}: the report names no base_digest: expected the digest of the base it was computed with")]
+    NoBase { job: JobId },
+    /// A result of another base.
+    #[error("{job}: computed with base {found}, but this job's base is {expected}")]
+    OtherBase { job: JobId, expected: Digest, found: Digest },
+    /// A report that does not fit its task.
+    #[error("{job}: '{task}' cannot be answered with {found}")]
+    WrongReport { job: JobId, task: String, found: &'static str },
+    /// An epoch the recipe does not have.
+    #[error("{job}: epoch {epoch} is out of range: expected 1 to {epochs}")]
+    NoSuchEpoch { job: JobId, epoch: u32, epochs: u32 },
+    /// A training that ended without all of its adapters.
+    #[error("{job}: the training is said to have ended, but epoch {epoch} was not reported")]
+    EpochMissing { job: JobId, epoch: u32 },
+    /// An epoch without files.
+    #[error("{job}: epoch {epoch} has no adapter files")]
+    NoAdapter { job: JobId, epoch: u32 },
+    /// Counts that are not this shard's.
+    #[error(
+        "{job}: '{task}' has {expected} utterances of {labels} labels, the {which} tally counts {found} of {found_labels}"
+    )]
+    WrongTally {
+        job: JobId,
+        task: String,
+        which: &'static str,
+        expected: u64,
+        labels: usize,
+        found: u64,
+        found_labels: usize,
+    },
+}
+
+/// What would be so, and what to tell who asked.
+pub(super) struct Judgement {
+    pub(super) events: Vec<Event>,
+    pub(super) outcome: Outcome,
+}
+
+/// The answer, before the events are taken in.
+pub(super) enum Outcome {
+    Done,
+    Submitted {
+        job: JobId,
+        existed: bool,
+    },
+    Registered(WorkerId),
+    Leased(Option<LeaseId>),
+    Beat {
+        stop: bool,
+    },
+    Job(JobId),
+    /// The events come first; the same request is then judged again.
+    AskAgain,
+}
+
+/// The answer to a request that was not refused.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// It is so.
+    Done,
+    /// The job of the request id.
+    Submitted {
+        /// Its id.
+        job: JobId,
+        /// Accepted before.
+        existed: bool,
+    },
+    /// The worker's new id.
+    Registered(WorkerId),
+    /// Something to compute, if there is any.
+    Leased(Option<Grant>),
+    /// The lease is renewed, or its job has ended.
+    Beat {
+        /// Leave off.
+        stop: bool,
+    },
+    /// The job as it now is.
+    Job(Arc<Job>),
+}
+
+/// A lease and what it is for.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The fence.
+    pub lease: LeaseId,
+    /// The job.
+    pub job: Arc<Job>,
+    /// Its task.
+    pub task: TaskIndex,
+}
+
+/// Completes the answer from the state after the events.
+pub(super) fn answer(state: &State, outcome: Outcome) -> Answer {
+    match outcome {
+        Outcome::Done | Outcome::AskAgain => Answer::Done,
+        Outcome::Submitted { job, existed } => Answer::Submitted { job, existed },
+        Outcome::Registered(worker) => Answer::Registered(worker),
+        Outcome::Beat { stop } => Answer::Beat { stop },
+        Outcome::Job(job) => Answer::Job(state.jobs[&job].clone()),
+        Outcome::Leased(lease) => Answer::Leased(lease.map(|lease| {
+            let Lease { job, task, .. } = state.leases[&lease];
+            Grant { lease, job: state.jobs[&job].clone(), task }
+        })),
+    }
+}
+
+/// Judges one request.
+pub(super) fn judge(state: &State, pulse: &Pulse, now_ms: u64, request: &Request) -> Result<Judgement, Refusal> {
+    match request {
+        Request::Import { corpus } => Ok(done(import(state, corpus))),
+        Request::Submit { request_id, spec, corpus } => submit(state, request_id, spec, corpus),
+        Request::Cancel { job } => cancel(state, *job),
+        Request::Register { name, version, device, threads } => register(state, name, version, device, *threads),
+        Request::Lease { worker, only_job } => lease(state, *worker, *only_job),
+        Request::Heartbeat { worker, lease, progress } => {
+            heartbeat(state, pulse, now_ms, (*worker, *lease), progress.as_ref())
+        }
+        Request::Report { worker, lease, base, report } => {
+            report::report(state, (*worker, *lease), base.as_ref(), report)
+        }
+        Request::Tick => Ok(done(pulse.expired(now_ms).into_iter().map(|l| lost(state, l, Loss::Expired)).collect())),
+    }
+}
+
+fn done(events: Vec<Event>) -> Judgement {
+    Judgement { events, outcome: Outcome::Done }
+}
+
+fn import(state: &State, corpus: &CorpusManifest) -> Vec<Event> {
+    match state.corpora.contains_key(&corpus.digest) {
+        true => vec![],
+        false => vec![Event::CorpusImported { corpus: corpus.clone() }],
+    }
+}
+
+fn submit(state: &State, request_id: &str, spec: &JobSpec, corpus: &CorpusManifest) -> Result<Judgement, Refusal> {
+    if !(1..=200).contains(&request_id.chars().count()) {
+        return Err(Refusal::NotARequestId(request_id.chars().take(200).collect()));
+    }
+    if let Some(&job) = state.requests.get(request_id) {
+        let same = *state.jobs[&job].spec == *spec;
+        let taken = || Refusal::RequestIdTaken { request_id: request_id.into(), job };
+        let outcome = Outcome::Submitted { job, existed: true };
+        return if same { Ok(Judgement { events: vec![], outcome }) } else { Err(taken()) };
+    }
+    let job = JobId(state.jobs.last_key_value().map_or(0, |(last, _)| last.0) + 1);
+    let mut events = import(state, corpus);
+    events.push(Event::JobSubmitted {
+        job,
+        request_id: request_id.into(),
+        spec: Box::new(spec.clone()),
+        corpus: corpus.digest.clone(),
+        corpus_name: corpus.name.clone(),
+    });
+    Ok(Judgement { events, outcome: Outcome::Submitted { job, existed: false } })
+}
+
+fn cancel(state: &State, job: JobId) -> Result<Judgement, Refusal> {
+    let found = state.jobs.get(&job).ok_or(Refusal::UnknownJob(job))?;
+    let events = if found.phase.name().is_final() { vec![] } else { vec![Event::JobCancelled { job }] };
+    Ok(Judgement { events, outcome: Outcome::Job(job) })
+}
+
+fn register(state: &State, name: &str, version: &str, device: &str, threads: u32) -> Result<Judgement, Refusal> {
+    if name.trim().is_empty() || name.chars().count() > 100 || name.contains(char::is_control) {
+        return Err(Refusal::NotAName(name.chars().take(100).collect()));
+    }
+    if version != VERSION {
+        return Err(Refusal::OtherVersion { name: name.into(), worker: version.into() });
+    }
+    let before = state.workers.values().find(|w| w.name == name).and_then(|w| w.lease);
+    let mut events: Vec<Event> = before.into_iter().map(|held| lost(state, held, Loss::NameTaken)).collect();
+    let worker = WorkerId(state.last_worker + 1);
+    events.push(Event::WorkerRegistered { worker, name: name.into(), device: device.into(), threads });
+    Ok(Judgement { events, outcome: Outcome::Registered(worker) })
+}
+
+/// Where the worker still holds a lease, that is lost first: what is ready is known only once that is so.
+fn lease(state: &State, worker: WorkerId, only_job: Option<JobId>) -> Result<Judgement, Refusal> {
+    let asks = state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
+    if let Some(held) = asks.lease {
+        return Ok(Judgement { events: vec![lost(state, held, Loss::AskedForWork)], outcome: Outcome::AskAgain });
+    }
+    let lease = LeaseId(state.last_lease + 1);
+    let mut wanted = state.ready.iter().filter(|(job, _)| only_job.is_none_or(|only| only == *job));
+    let granted = wanted.next().map(|&(job, task)| Event::LeaseGranted { lease, worker, job, task });
+    let outcome = Outcome::Leased(granted.is_some().then_some(lease));
+    Ok(Judgement { events: granted.into_iter().collect(), outcome })
+}
+
+fn lost(state: &State, lease: LeaseId, how: Loss) -> Event {
+    Event::LeaseLost { lease, job: state.leases[&lease].job, how }
+}
+
+fn heartbeat(
+    state: &State,
+    pulse: &Pulse,
+    now_ms: u64,
+    (worker, lease): (WorkerId, LeaseId),
+    progress: Option<&Progress>,
+) -> Result<Judgement, Refusal> {
+    let from = state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
+    if from.revoked == Some(lease) {
+        return Ok(Judgement { events: vec![], outcome: Outcome::Beat { stop: true } });
+    }
+    let held = held(state, worker, lease)?;
+    let news = progress.filter(|p| state.jobs[&held.job].progress.as_ref() != Some(p));
+    let news = news.filter(|_| pulse.progress_is_due(lease, now_ms));
+    let event = |progress: &Progress| Event::ProgressMade { lease, job: held.job, progress: progress.clone() };
+    Ok(Judgement { events: news.map(event).into_iter().collect(), outcome: Outcome::Beat { stop: false } })
+}
+
+/// The live lease, if it is this worker's.
+fn held(state: &State, worker: WorkerId, lease: LeaseId) -> Result<Lease, Refusal> {
+    let live = state.leases.get(&lease).filter(|live| live.worker == worker);
+    live.copied().ok_or(Refusal::StaleLease { lease, worker })
+}

@@ -1,0 +1,323 @@
+//! Takes facts in: the fold of the journal. Cannot refuse; what could be refused was, before it became a fact.
+
+use std::sync::Arc;
+
+use insula_proto::{
+    corpus::CorpusManifest,
+    ids::{Digest, JobId, LeaseId, TaskIndex, WorkerId},
+    job::JobSpec,
+    tally::Tally,
+};
+
+use super::{
+    event::{Artifact, Checkpoint, Event, FailureClass, Loss, Report, Story},
+    state::{Accepted, Job, Lease, Phase, State, TaskKind, TaskState, Training, Worker, tasks_of},
+};
+use crate::metric::Metric;
+
+/// What is to be done about a fact, once it is on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Tell whoever watches a job.
+    Tell(JobId, Story),
+    /// Wake the workers that wait: something can be handed out.
+    WorkIsReady,
+}
+
+/// Takes one event in and says what is to be done about it. The same events at the same times give the same state.
+///
+/// # Panics
+/// When the event does not fit the state: the journal was written by something else.
+pub fn step(state: &mut State, at_ms: u64, event: &Event) -> Vec<Effect> {
+    let mut fold = Fold { state, at_ms, effects: Vec::new() };
+    match event {
+        Event::CorpusImported { corpus } => fold.corpus_imported(corpus),
+        Event::JobSubmitted { job, request_id, spec, corpus, corpus_name } => {
+            fold.job_submitted(*job, request_id, spec, corpus, corpus_name);
+        }
+        Event::JobCancelled { job } => fold.end(*job, Phase::Cancelled { at_ms }),
+        Event::WorkerRegistered { worker, name, device, threads } => {
+            fold.worker_registered(*worker, name, device, *threads);
+        }
+        Event::LeaseGranted { lease, worker, job, task } => {
+            fold.lease_granted(*lease, Lease { worker: *worker, job: *job, task: *task });
+        }
+        Event::LeaseLost { lease, how, .. } => fold.lease_lost(*lease, *how),
+        Event::Reported { lease, base, report, .. } => fold.reported(*lease, base.as_ref(), report),
+        Event::ProgressMade { job, progress, .. } => {
+            fold.job(*job).progress = Some(progress.clone());
+            fold.tell(*job, Story::Progress { progress: progress.clone() });
+        }
+    }
+    if let Some(job) = event.job() {
+        fold.job(job).revision += 1;
+    }
+    fold.effects
+}
+
+/// The state while one event is taken in.
+struct Fold<'a> {
+    state: &'a mut State,
+    at_ms: u64,
+    effects: Vec<Effect>,
+}
+
+impl Fold<'_> {
+    fn job(&mut self, job: JobId) -> &mut Job {
+        Arc::make_mut(self.state.jobs.get_mut(&job).expect("an event's job was submitted before it"))
+    }
+
+    fn tell(&mut self, job: JobId, story: Story) {
+        self.effects.push(Effect::Tell(job, story));
+    }
+
+    fn note(&mut self, job: JobId, text: String) {
+        self.tell(job, Story::Note { text });
+    }
+
+    fn corpus_imported(&mut self, corpus: &CorpusManifest) {
+        self.state.corpora.entry(corpus.digest.clone()).or_insert_with(|| Arc::new(corpus.clone()));
+    }
+
+    fn job_submitted(&mut self, id: JobId, request_id: &str, spec: &JobSpec, corpus: &Digest, corpus_name: &str) {
+        let imported = self.state.corpora.get(corpus).expect("a job's corpus was imported before it");
+        let same_name = imported.name == corpus_name;
+        let renamed = || Arc::new(CorpusManifest { name: corpus_name.into(), ..CorpusManifest::clone(imported) });
+        let corpus = if same_name { imported.clone() } else { renamed() };
+        let job = Job {
+            id,
+            request_id: request_id.into(),
+            spec: Arc::new(spec.clone()),
+            tasks: tasks_of(spec, &corpus),
+            corpus,
+            submitted_ms: self.at_ms,
+            phase: Phase::Queued,
+            revision: 0,
+            base: None,
+            training: Training::default(),
+            progress: None,
+        };
+        self.state.requests.insert(request_id.into(), id);
+        self.state.jobs.insert(id, Arc::new(job));
+        self.tell(id, Story::State { state: Phase::Queued.name() });
+        self.open_tasks(id);
+        self.finish_if_done(id);
+    }
+
+    fn worker_registered(&mut self, worker: WorkerId, name: &str, device: &str, threads: u32) {
+        self.state.workers.retain(|_, known| known.name != name);
+        let (name, device) = (name.into(), device.into());
+        self.state.workers.insert(worker, Worker { name, device, threads, lease: None, last: None, revoked: None });
+        self.state.last_worker = worker.0;
+    }
+
+    fn lease_granted(&mut self, lease: LeaseId, granted: Lease) {
+        let Lease { worker, job, task } = granted;
+        self.state.last_lease = lease.0;
+        self.state.leases.insert(lease, granted);
+        let holder = self.state.workers.get_mut(&worker).expect("a lease goes to a registered worker");
+        (holder.lease, holder.last, holder.revoked) = (Some(lease), Some((lease, job, task)), None);
+        if self.job(job).phase == Phase::Queued {
+            self.job(job).phase = Phase::Running;
+            self.tell(job, Story::State { state: Phase::Running.name() });
+        }
+        let leased = &mut self.job(job).tasks[task.0 as usize];
+        leased.attempts += 1;
+        leased.accepted = Accepted { lease: Some(lease), reports: Default::default() };
+        self.move_task(job, task, TaskState::Leased(lease));
+    }
+
+    fn lease_lost(&mut self, lease: LeaseId, how: Loss) {
+        let worker = self.holder_of(lease);
+        let Lease { job, task, .. } = self.drop_lease(lease);
+        let message = match how {
+            Loss::Expired => format!("worker {worker} was not heard of in time"),
+            Loss::NameTaken => format!("worker {worker} started anew"),
+            Loss::AskedForWork => format!("worker {worker} dropped it and asked for other work"),
+        };
+        self.fail_task(job, task, FailureClass::LostWorker, &message);
+    }
+
+    fn reported(&mut self, lease: LeaseId, base: Option<&Digest>, report: &Report) {
+        let Lease { job, task, .. } = self.state.leases[&lease];
+        let worker = self.holder_of(lease);
+        if report.closes() {
+            self.drop_lease(lease);
+        }
+        if self.job(job).base.is_none() {
+            self.job(job).base = base.cloned();
+        }
+        self.job(job).tasks[task.0 as usize].accepted.reports.insert(report.digest());
+        match report {
+            Report::Checkpoint(checkpoint) => self.checkpoint_kept(job, task, checkpoint),
+            Report::EpochTrained { epoch, adapter } => self.epoch_trained(job, task, *epoch, adapter),
+            Report::Trained(trained) => self.task_done(job, task, TaskState::Trained(Arc::new(trained.clone()))),
+            Report::Evaluated(evaluated) => {
+                self.task_done(job, task, TaskState::Evaluated(Arc::new(evaluated.clone())));
+            }
+            Report::Failed { class, message } => {
+                self.fail_task(job, task, *class, &format!("worker {worker}: {message}"))
+            }
+            Report::Released { reason } => {
+                let what = self.job(job).what(task);
+                self.note(job, format!("{what}: worker {worker} gave it back: {reason}"));
+                self.move_task(job, task, TaskState::Ready);
+            }
+        }
+    }
+
+    fn checkpoint_kept(&mut self, job: JobId, task: TaskIndex, checkpoint: &Checkpoint) {
+        self.made_progress(job, task);
+        let kept = &mut self.job(job).training.checkpoints;
+        // Later ones were left behind: the training fell back to before them.
+        kept.retain(|known| known.update < checkpoint.update);
+        kept.insert(0, checkpoint.clone());
+        kept.truncate(2);
+        self.note(job, format!("checkpoint kept after update {}", checkpoint.update));
+    }
+
+    fn epoch_trained(&mut self, job: JobId, task: TaskIndex, epoch: u32, adapter: &[Artifact]) {
+        if self.job(job).training.epochs.contains_key(&epoch) {
+            self.note(job, format!("epoch {epoch} was trained again and its adapter differs; the first one is kept"));
+            return;
+        }
+        self.made_progress(job, task);
+        self.job(job).training.epochs.insert(epoch, adapter.to_vec());
+        self.note(job, format!("epoch {epoch} trained"));
+        self.open_tasks(job);
+    }
+
+    fn made_progress(&mut self, job: JobId, task: TaskIndex) {
+        self.job(job).tasks[task.0 as usize].failures.remove(&FailureClass::LostWorker);
+    }
+
+    fn task_done(&mut self, job: JobId, task: TaskIndex, result: TaskState) {
+        self.move_task(job, task, result);
+        self.score_epochs(job);
+        self.open_tasks(job);
+        self.finish_if_done(job);
+    }
+
+    /// Scores every epoch whose dev shards are all evaluated, and chooses the best once all are.
+    fn score_epochs(&mut self, id: JobId) {
+        let epochs = self.job(id).spec.train.epochs;
+        for epoch in 1..=epochs {
+            if !self.job(id).training.dev.contains_key(&epoch)
+                && let Some(weighted_f1) = dev_score(self.job(id), epoch)
+            {
+                self.job(id).training.dev.insert(epoch, weighted_f1);
+                let best = best_epoch(&self.job(id).training) == Some(epoch);
+                self.tell(id, Story::Epoch { epoch, weighted_f1, best });
+            }
+        }
+        let job = self.job(id);
+        if job.training.best.is_none() && job.trained().is_some() && job.training.dev.len() == epochs as usize {
+            job.training.best = best_epoch(&job.training);
+        }
+    }
+
+    /// Makes ready every waiting task whose inputs exist.
+    fn open_tasks(&mut self, id: JobId) {
+        let job = self.job(id);
+        let has_inputs = |kind| match kind {
+            TaskKind::ZeroShot { .. } | TaskKind::Train => true,
+            TaskKind::Dev { .. } | TaskKind::Trained { .. } => job.adapter_of(kind).is_some(),
+        };
+        let waiting = job.tasks.iter().zip(0..).filter(|(task, _)| task.state == TaskState::Waiting);
+        let open: Vec<_> = waiting.filter(|(task, _)| has_inputs(task.kind)).map(|(_, index)| index).collect();
+        for index in open {
+            self.move_task(id, TaskIndex(index), TaskState::Ready);
+        }
+    }
+
+    fn finish_if_done(&mut self, job: JobId) {
+        if self.job(job).tasks.iter().all(|task| task.state.is_done()) {
+            self.end(job, Phase::Succeeded { at_ms: self.at_ms });
+        }
+    }
+
+    /// Puts the task back, or fails the job where its budget for this class is used up.
+    fn fail_task(&mut self, job: JobId, task: TaskIndex, class: FailureClass, message: &str) {
+        let what = self.job(job).what(task);
+        let failures = self.job(job).tasks[task.0 as usize].failures.entry(class).or_default();
+        *failures += 1;
+        let (failures, retries) = (*failures, class.retries());
+        let why = class.as_str();
+        if failures > retries {
+            self.move_task(job, task, TaskState::Failed);
+            let tried = if failures > 1 { format!(" ({failures} times)") } else { String::new() };
+            self.end(job, Phase::Failed { at_ms: self.at_ms, message: format!("{what}: {why}{tried}: {message}") });
+        } else {
+            self.note(job, format!("{what}: {why}: {message}; trying again ({failures} of {retries})"));
+            self.move_task(job, task, TaskState::Ready);
+        }
+    }
+
+    /// Ends a job: its leases are taken back and its workers told to leave off; the last story is the job's state.
+    fn end(&mut self, id: JobId, phase: Phase) {
+        let held: Vec<_> = self.state.leases.iter().filter(|(_, l)| l.job == id).map(|(&lease, _)| lease).collect();
+        for lease in held {
+            let Lease { worker, .. } = self.drop_lease(lease);
+            self.state.workers.get_mut(&worker).expect("a lease's holder is registered").revoked = Some(lease);
+        }
+        for index in 0..u32::try_from(self.job(id).tasks.len()).expect("a job has fewer than 2^32 tasks") {
+            if matches!(self.job(id).task(TaskIndex(index)).state, TaskState::Ready | TaskState::Leased(_)) {
+                self.move_task(id, TaskIndex(index), TaskState::Waiting);
+            }
+        }
+        self.job(id).phase = phase;
+        let state = self.job(id).phase.name();
+        self.tell(id, Story::State { state });
+    }
+
+    fn holder_of(&self, lease: LeaseId) -> String {
+        self.state.workers[&self.state.leases[&lease].worker].name.clone()
+    }
+
+    fn drop_lease(&mut self, lease: LeaseId) -> Lease {
+        let dropped = self.state.leases.remove(&lease).expect("only a live lease ends");
+        let holder = self.state.workers.get_mut(&dropped.worker).expect("a lease's holder is registered");
+        holder.lease = None;
+        dropped
+    }
+
+    /// The only place that changes a task's state, so that the ready list is always the ready tasks.
+    fn move_task(&mut self, job: JobId, index: TaskIndex, state: TaskState) {
+        let worker = match &state {
+            TaskState::Leased(lease) => self.holder_of(*lease),
+            _ => String::new(),
+        };
+        match state {
+            TaskState::Ready => {
+                self.state.ready.insert((job, index));
+                self.effects.push(Effect::WorkIsReady);
+            }
+            _ => drop(self.state.ready.remove(&(job, index))),
+        }
+        let what = self.job(job).what(index);
+        self.tell(job, Story::Task { index, what, state: state.as_str().into(), worker });
+        self.job(job).tasks[index.0 as usize].state = state;
+    }
+}
+
+/// Weighted F1 of an epoch on dev, by the strict tally; `None` until all of its shards are evaluated.
+fn dev_score(job: &Job, epoch: u32) -> Option<f64> {
+    let of_epoch = |kind| matches!(kind, TaskKind::Dev { epoch: e, .. } if e == epoch);
+    let shards = job.tasks.iter().filter(|task| of_epoch(task.kind)).count();
+    let evaluated = job.evaluated(of_epoch);
+    if evaluated.is_empty() || evaluated.len() < shards {
+        return None;
+    }
+    let mut sum = Tally::new(job.corpus.labels.len());
+    evaluated.iter().for_each(|e| sum.add(&e.strict));
+    Some(Metric::of(&sum).weighted_f1)
+}
+
+/// The epoch of greatest weighted F1 on dev; of equals the earliest, which trained least.
+fn best_epoch(training: &Training) -> Option<u32> {
+    let better = |best: Option<(u32, f64)>, (&epoch, &score): (&u32, &f64)| match best {
+        Some((_, highest)) if highest >= score => best,
+        _ => Some((epoch, score)),
+    };
+    training.dev.iter().fold(None, better).map(|(epoch, _)| epoch)
+}

@@ -1,0 +1,140 @@
+//! The worker's side: register, lease, heartbeat, report.
+
+use std::time::Duration;
+
+use insula_proto::{
+    ids::{Digest, LeaseId, WorkerId},
+    v1::{self, fleet_server::Fleet},
+};
+use tonic::{Request, Response, Status};
+
+use super::{Desk, artifact_status, ask_status, invalid, wire};
+use crate::{
+    schedule::{self, Answer, Grant},
+    shell::board::PostedWorker,
+};
+
+/// Longest wait for work; a worker then asks again, which shows that it lives.
+const WAIT_MS_MAX: u32 = 30_000;
+
+#[tonic::async_trait]
+impl Fleet for Desk {
+    async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
+        let v1::RegisterRequest { name, version, device, threads } = request.into_inner();
+        let request = schedule::Request::Register { name, version, device, threads };
+        match self.owner.ask(request).await.map_err(ask_status)? {
+            Answer::Registered(worker) => Ok(Response::new(v1::RegisterResponse {
+                worker_id: worker.0,
+                heartbeat_ms: self.heartbeat_ms,
+                lease_ms: self.lease_ms,
+            })),
+            other => unreachable!("a registration is answered with an id, got {other:?}"),
+        }
+    }
+
+    async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
+        let v1::LeaseRequest { worker_id, wait_ms, only_job } = request.into_inner();
+        let only_job = match only_job.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(invalid("only_job"))?),
+        };
+        let request = schedule::Request::Lease { worker: WorkerId(worker_id), only_job };
+        let wait = Duration::from_millis(wait_ms.min(WAIT_MS_MAX).into());
+        let grant = tokio::select! {
+            grant = self.wait_for_work(request, wait) => grant?,
+            () = self.stop.cancelled() => None,
+        };
+        Ok(Response::new(v1::LeaseResponse { lease: grant.as_ref().map(wire::lease) }))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        let v1::HeartbeatRequest { worker_id, lease_id, progress } = request.into_inner();
+        let progress = progress.map(wire::parsed_progress);
+        let (worker, lease) = (WorkerId(worker_id), LeaseId(lease_id));
+        match self.owner.ask(schedule::Request::Heartbeat { worker, lease, progress }).await.map_err(ask_status)? {
+            Answer::Beat { stop } => Ok(Response::new(v1::HeartbeatResponse { stop })),
+            other => unreachable!("a heartbeat is answered with whether to stop, got {other:?}"),
+        }
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
+        let v1::ReportRequest { worker_id, lease_id, base_digest, report } = request.into_inner();
+        let base = match base_digest.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(invalid("base_digest"))?),
+        };
+        let report = Box::new(wire::parsed_report(report)?);
+        for digest in report.artifacts() {
+            self.must_have(digest).await?;
+        }
+        let (worker, lease) = (WorkerId(worker_id), LeaseId(lease_id));
+        let request = schedule::Request::Report { worker, lease, base, report };
+        self.owner.ask(request).await.map_err(ask_status)?;
+        Ok(Response::new(v1::ReportResponse {}))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let now_ms = self.clock.now_ms();
+        let posted = self.owner.board().read();
+        let workers = posted.workers.iter().map(|known| self.worker(known, now_ms, &posted.jobs)).collect();
+        Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+}
+
+impl Desk {
+    /// Asks now, and again whenever something becomes ready, until there is work or the wait is over.
+    async fn wait_for_work(&self, request: schedule::Request, wait: Duration) -> Result<Option<Grant>, Status> {
+        let mut ready = self.owner.ready();
+        let deadline = tokio::time::Instant::now() + wait;
+        loop {
+            // Marked as seen before asking, so that what becomes ready while asking is not slept through.
+            ready.borrow_and_update();
+            match self.owner.ask(request.clone()).await.map_err(ask_status)? {
+                Answer::Leased(Some(grant)) => return Ok(Some(grant)),
+                Answer::Leased(None) => {}
+                other => unreachable!("asking for work is answered with a lease, got {other:?}"),
+            }
+            match tokio::time::timeout_at(deadline, ready.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// A result counts only when what it points at is there.
+    async fn must_have(&self, digest: &Digest) -> Result<(), Status> {
+        match self.artifacts.has(digest).await.map_err(artifact_status)? {
+            true => Ok(()),
+            false => Err(Status::failed_precondition(format!(
+                "artifact {digest} is not in the store: expected it to be put before it is reported"
+            ))),
+        }
+    }
+
+    fn worker(
+        &self,
+        known: &PostedWorker,
+        now_ms: u64,
+        jobs: &std::collections::BTreeMap<insula_proto::ids::JobId, std::sync::Arc<schedule::Job>>,
+    ) -> v1::Worker {
+        let doing = known.lease.map(|lease| format!("{} {}", lease.job, jobs[&lease.job].what(lease.task)));
+        let silent = known.heard_ms.map_or(u64::MAX, |heard| now_ms.saturating_sub(heard));
+        // A worker that waits for work is heard only when it asks.
+        let most =
+            if known.lease.is_some() { u64::from(self.lease_ms) } else { u64::from(WAIT_MS_MAX + self.lease_ms) };
+        v1::Worker {
+            worker_id: known.id.0,
+            name: known.worker.name.clone(),
+            device: known.worker.device.clone(),
+            threads: known.worker.threads,
+            alive: silent < most,
+            doing: doing.unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Jobs: submit, look, watch, cancel, report.
+
+use insula_proto::{
+    convert,
+    corpus::{CorpusManifest, Split},
+    ids::JobId,
+    job::JobSpec,
+    v1::{self, jobs_server::Jobs},
+};
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+
+use super::{Answers, Desk, answers, ask_status, bad_request, hand, invalid, wire};
+use crate::{
+    report,
+    schedule::{self, Answer, Job, event::Story},
+    shell::store::{Token, Told},
+};
+
+/// Stories read in one go while a watcher catches up.
+const STORIES: i64 = 256;
+
+#[tonic::async_trait]
+impl Jobs for Desk {
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+        let v1::SubmitRequest { request_id, spec } = request.into_inner();
+        let spec = convert::job_spec(spec.unwrap_or_default()).map_err(bad_request)?;
+        let corpus = match self.known_corpus(&request_id) {
+            Some(corpus) => corpus,
+            None => self.import(spec.corpus.clone()).await?,
+        };
+        let warnings = warnings(&corpus, &spec);
+        let request = schedule::Request::Submit { request_id, spec: Box::new(spec), corpus };
+        match self.owner.ask(request).await.map_err(ask_status)? {
+            Answer::Submitted { job, existed } => {
+                Ok(Response::new(v1::SubmitResponse { job_id: job.to_string(), existed, warnings }))
+            }
+            other => unreachable!("a submit is answered with its job, got {other:?}"),
+        }
+    }
+
+    async fn get(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
+        let v1::GetJobRequest { job_id, etag } = request.into_inner();
+        let job = self.job(&job_id)?;
+        let now = etag_of(&job);
+        let job = (now != etag).then(|| wire::job(&job, &self.owner.board().read()));
+        Ok(Response::new(v1::GetJobResponse { job, etag: now }))
+    }
+
+    async fn list(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let v1::ListJobsRequest { page_size, page_token, states } = request.into_inner();
+        let size = if page_size == 0 { 50 } else { page_size.min(1000) as usize };
+        let below = match page_token.as_str() {
+            "" => JobId(u64::MAX),
+            token => token.parse().map_err(invalid("page_token"))?,
+        };
+        let posted = self.owner.board().read();
+        let wanted = |job: &Job| states.is_empty() || states.contains(&wire::job_state(job.phase.name()).into());
+        let mut found = posted.jobs.range(..below).rev().map(|(_, job)| job).filter(|job| wanted(job));
+        let page: Vec<_> = found.by_ref().take(size).collect();
+        let next_page_token = match (page.last(), found.next()) {
+            (Some(last), Some(_)) => last.id.to_string(),
+            _ => String::new(),
+        };
+        let jobs = page.into_iter().map(|job| wire::job_head(job)).collect();
+        Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
+    }
+
+    type WatchStream = Answers<v1::JobEvent>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let v1::WatchRequest { job_id, resume_token } = request.into_inner();
+        let job = self.job(&job_id)?.id;
+        let after = self.resumed(job, &resume_token).await?;
+        let desk = self.clone();
+        Ok(Response::new(answers(self.stop.clone(), |sender| desk.tell_stories(job, after, sender))))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
+        let job = self.job(&request.into_inner().job_id)?.id;
+        match self.owner.ask(schedule::Request::Cancel { job }).await.map_err(ask_status)? {
+            Answer::Job(job) => {
+                let job = Some(wire::job(&job, &self.owner.board().read()));
+                Ok(Response::new(v1::CancelResponse { job }))
+            }
+            other => unreachable!("a cancel is answered with its job, got {other:?}"),
+        }
+    }
+
+    async fn report(&self, request: Request<v1::JobReportRequest>) -> Result<Response<v1::JobReport>, Status> {
+        let job = self.job(&request.into_inner().job_id)?;
+        let built = report::build(&job).map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(v1::JobReport {
+            report_json: built.to_json(),
+            report_markdown: report::markdown::render(&built),
+            predictions: wire::artifacts(&report::predictions(&job)),
+            adapter: wire::artifacts(&report::adapter(&job)),
+        }))
+    }
+}
+
+impl Desk {
+    /// The corpus of the job a request id was given: it need not be read again to answer a submit that comes twice.
+    fn known_corpus(&self, request_id: &str) -> Option<CorpusManifest> {
+        let posted = self.owner.board().read();
+        let job = posted.requests.get(request_id)?;
+        Some(CorpusManifest::clone(&posted.jobs[job].corpus))
+    }
+
+    /// Where a watcher goes on.
+    async fn resumed(&self, job: JobId, text: &str) -> Result<Token, Status> {
+        if text.is_empty() {
+            return Ok(Token::default());
+        }
+        let unknown =
+            || invalid("resume_token")(format!("'{text}' is not a token of {job}: expected one a Watch of it gave"));
+        let token = wire::token(text).ok_or_else(unknown)?;
+        let known = self.reader.has(job, token).await.map_err(unreadable)?;
+        if known { Ok(token) } else { Err(unknown()) }
+    }
+
+    /// All stories after a token, those to come too, until the job's last.
+    async fn tell_stories(
+        self,
+        job: JobId,
+        mut after: Token,
+        sender: mpsc::Sender<Result<v1::JobEvent, Status>>,
+    ) -> Result<(), Status> {
+        let mut committed = self.owner.committed();
+        loop {
+            // Marked as seen before reading, so that a commit during the read is not slept through.
+            committed.borrow_and_update();
+            let stories = self.reader.stories(job, after, STORIES).await.map_err(unreadable)?;
+            let caught_up = stories.is_empty();
+            for told in stories {
+                after = told.token;
+                let last = is_last(&told);
+                if !hand(&sender, wire::job_event(told)).await || last {
+                    return Ok(());
+                }
+            }
+            if caught_up && self.has_ended(job, after).await? {
+                return Ok(());
+            }
+            if caught_up && committed.changed().await.is_err() {
+                return Err(Status::unavailable("the coordinator is stopping"));
+            }
+        }
+    }
+
+    /// Whether nothing can come after a token, for whoever resumes after the job's last story.
+    async fn has_ended(&self, job: JobId, after: Token) -> Result<bool, Status> {
+        let ended = self.owner.board().job(job).is_some_and(|job| job.phase.name().is_final());
+        // The board is posted after the commit, so what an ended job had to tell is all readable by now.
+        Ok(ended && self.reader.stories(job, after, 1).await.map_err(unreadable)?.is_empty())
+    }
+}
+
+fn is_last(told: &Told) -> bool {
+    matches!(told.story, Story::State { state } if state.is_final())
+}
+
+fn etag_of(job: &Job) -> String {
+    format!("{}@{}", job.id, job.revision)
+}
+
+fn unreadable(error: sqlx::Error) -> Status {
+    Status::internal(format!("the journal cannot be read: {error}"))
+}
+
+/// What can be done, but may not be what was meant.
+fn warnings(corpus: &CorpusManifest, spec: &JobSpec) -> Vec<String> {
+    let train = corpus.splits.get(&Split::Train).map_or(0, |split| split.utterances());
+    let samples = spec.data.share.of(train);
+    let mut warnings = Vec::new();
+    if samples < u64::from(spec.train.batch) && spec.evaluate.arms.contains(&insula_proto::job::Arm::Trained) {
+        let batch = spec.train.batch;
+        warnings.push(format!("data.share leaves {samples} training samples, less than one update of {batch}"));
+    }
+    warnings
+}

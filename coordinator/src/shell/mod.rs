@@ -1,0 +1,17 @@
+//! The room that touches the world: files, SQLite, the clock, the network. Decides nothing.
+//!
+//! ```text
+//! grpc services --Request--> owner --events--> store (SQLite, synced) --then--> board, stories, answers
+//!      |                      '-- the one task that holds the state
+//!      '-- reads: board (jobs as last committed), store (stories), artifacts, logs
+//! ```
+
+pub mod artifacts;
+pub mod board;
+pub mod clock;
+pub mod corpora;
+pub mod grpc;
+pub mod logs;
+pub mod owner;
+pub mod server;
+pub mod store;
