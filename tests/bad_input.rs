@@ -72,13 +72,13 @@ fn a_label_set_that_cannot_be_told_apart_is_refused() {
     let home = home();
     let labels = r#"corpus.labels=["neutral", "sad", "sad"]"#;
     refused(home.path(), &["--set", labels], 2, &["corpus.labels", "sad"]);
-    // A tokenizer that lower-cases gives these two labels the same tokens.
+    // A tokenizer that lower-cases cannot tell these two labels apart.
     let path = home.path().join("base/tokenizer.json");
     let mut tokenizer = json_file(&path);
     tokenizer["normalizer"] = serde_json::json!({ "type": "Lowercase" });
     fs::write(&path, tokenizer.to_string()).unwrap();
     let labels = r#"corpus.labels=["neutral", "sad", "joyful", "Sad"]"#;
-    refused(home.path(), &["--set", labels], 3, &["'sad'", "'Sad'"]);
+    refused(home.path(), &["--set", labels], 3, &["\"Sad\"", "\"sad\""]);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_prompt_longer_than_the_context_loses_its_oldest_utterances_and_the_report_c
     assert!(report["arms"][0]["dropped_utterances"].as_u64().unwrap() > 0, "{report}");
     config["max_position_embeddings"] = 100.into();
     fs::write(&path, config.to_string()).unwrap();
-    refused(home, &[], 3, &["train/0", "context has 100"]);
+    refused(home, &[], 3, &["dialogue test/0", "context has 100"]);
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Worker {
             Unfinished::Abandoned => return,
             Unfinished::Stopping => Report::Released(Released { reason: "the worker was asked to stop".into() }),
             Unfinished::Failed { class, message } => {
-                tracing::error!("{message}");
+                tracing::info!("{message}"); // the coordinator tells the person
                 Report::Failed(Failed { class: class.into(), message })
             }
         };
