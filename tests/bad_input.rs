@@ -49,7 +49,8 @@ fn settings_that_cannot_work_are_all_named() {
 
 #[test]
 fn a_corpus_that_cannot_be_read_is_refused_with_file_and_row() {
-    let cases: [(&str, fn(String) -> Vec<u8>, &[&str]); 6] = [
+    type Change = fn(String) -> Vec<u8>;
+    let cases: [(&str, Change, &[&str]); 6] = [
         ("train", |csv| csv.replace("Emotion", "Mood").into(), &["train_sent_emo.csv", "Emotion"]),
         ("dev", |csv| csv.replacen("joy", "glee", 1).into(), &["dev_sent_emo.csv", "glee"]),
         ("test", |csv| csv.replacen("well", "\"well", 1).into(), &["test_sent_emo.csv"]),
@@ -90,8 +91,11 @@ fn damaged_bases_are_refused() {
     fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
     let said = fail(insula(home).args(["model", "describe", "base"]), 2);
     assert!(said.contains("model.safetensors"), "{said}");
-    fs::write(home.join("lie.gguf"), [b"GGUF".as_slice(), &3u32.to_le_bytes(), &(1u64 << 60).to_le_bytes(), &[0; 8]].concat())
-        .unwrap();
+    fs::write(
+        home.join("lie.gguf"),
+        [b"GGUF".as_slice(), &3u32.to_le_bytes(), &(1u64 << 60).to_le_bytes(), &[0; 8]].concat(),
+    )
+    .unwrap();
     let said = fail(insula(home).args(["model", "describe", "lie.gguf"]), 2);
     assert!(said.contains("lie.gguf"), "{said}");
 }

@@ -1,5 +1,5 @@
 //! Corpora are counted and rendered as scripts rely on; on the published ones, exactly as the outside judge counted.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests touch the world")]
+#![expect(clippy::unwrap_used, reason = "a test whose fixture fails stops there")]
 
 mod support;
 
@@ -23,17 +23,21 @@ fn a_split_is_described_and_rendered_as_json() {
     let home = tempfile::tempdir().unwrap();
     let (base, corpus) = (tiny_base(home.path()), tiny_corpus(home.path()));
     let (base, corpus) = (base.to_str().unwrap(), corpus.to_str().unwrap());
-    let described = succeed(insula(home.path()).args(["corpus", "describe", corpus, "--base", base]).args([
-        "--window", "2", "--split", "dev", "--json",
-    ]));
+    let described = succeed(
+        insula(home.path())
+            .args(["corpus", "describe", corpus, "--base", base])
+            .args(["--window", "2", "--split", "dev", "--json"]),
+    );
     let described: Value = serde_json::from_str(&described).unwrap();
     assert_eq!((described["dialogues"].as_u64(), described["samples"].as_u64()), (Some(3), Some(12)));
     assert!(described["tree_tokens"].as_u64().unwrap() < described["tokens"].as_u64().unwrap());
     let labels: u64 = described["labels"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!(labels, 12);
-    let rendered = succeed(insula(home.path()).args(["corpus", "render", corpus, "--task", "main"]).args([
-        "--window", "2", "--split", "dev", "--json",
-    ]));
+    let rendered = succeed(
+        insula(home.path())
+            .args(["corpus", "render", corpus, "--task", "main"])
+            .args(["--window", "2", "--split", "dev", "--json"]),
+    );
     let lines: Vec<Value> = rendered.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 12);
     assert_eq!(lines[0]["id"], "dev/0/0");
@@ -63,7 +67,8 @@ fn parity_token_counts_of_the_published_corpora() {
             println!("skipped: the base cannot be fetched: {}", support::text(&output));
             return;
         }
-        let described: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", support::text(&output)));
+        let described: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", support::text(&output)));
         let got = ["samples", "tokens", "tree_tokens"].map(|key| described[key].as_u64().unwrap());
         assert_eq!(got, [samples, tokens, tree_tokens], "{name}, window {window}");
     }

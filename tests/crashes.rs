@@ -31,7 +31,12 @@ fn quiet(command: &mut Command) -> Child {
 fn log_of(home: &Path, state: &str) -> String {
     // Read as the coordinator keeps it; asking it would need it alive.
     let folder = home.join(state).join("logs");
-    fs::read_dir(folder).into_iter().flatten().flatten().map(|f| fs::read_to_string(f.path()).unwrap_or_default()).collect()
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|f| fs::read_to_string(f.path()).unwrap_or_default())
+        .collect()
 }
 
 #[test]

@@ -55,6 +55,8 @@ fn the_same_job_gives_the_same_adapter_whatever_the_threads_and_workers() {
     let one = adapter("one", &["--threads", "1"]);
     assert_eq!(adapter("two-threads", &["--threads", "2"]), one);
     assert_eq!(adapter("two-workers", &["--workers", "2", "--threads", "1"]), one);
+    let bf16 = adapter("bf16", &["--threads", "1", "--set", "base.precision=bf16"]);
+    assert_ne!(bf16.0, one.0, "weights rounded to bfloat16 give another adapter");
     let other_seed = adapter("seed", &["--threads", "1", "--set", "seed=7"]);
     assert_ne!(other_seed.0, one.0);
 }

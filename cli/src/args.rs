@@ -72,7 +72,7 @@ pub struct StateArgs {
 #[derive(Debug, Args)]
 pub struct ClientArgs {
     /// Address of a running coordinator, http://HOST:PORT. Without it: the one that serves the state directory, or else
-    /// that directory is opened for the time of this command.
+    /// that directory is opened for the time of this command; where there is none, http://127.0.0.1:7461.
     #[arg(long, env = "INSULA_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
     /// Where local state is kept.

@@ -33,7 +33,11 @@ impl Tally {
     /// When the number of counts is another.
     pub fn from_counts(labels: usize, counts: Vec<u64>) -> Result<Self, TallyShape> {
         let expected = labels.saturating_mul(labels.saturating_add(1));
-        if counts.len() == expected { Ok(Self { labels, counts }) } else { Err(TallyShape { labels, expected, got: counts.len() }) }
+        if counts.len() == expected {
+            Ok(Self { labels, counts })
+        } else {
+            Err(TallyShape { labels, expected, got: counts.len() })
+        }
     }
 
     /// Counts one answer; `None` is an unreadable one.

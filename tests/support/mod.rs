@@ -1,5 +1,10 @@
 //! What the integration tests share: the binary, a base small enough to train in a second, a corpus of its size.
-#![allow(dead_code, missing_docs, clippy::disallowed_methods, reason = "each test uses its part; tests touch the world")]
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::disallowed_methods,
+    reason = "each test uses its part; tests touch the world"
+)]
 
 use std::{
     fs,
@@ -81,7 +86,8 @@ pub fn tiny_base(folder: &Path) -> PathBuf {
     let mut tensors: Vec<(String, Vec<usize>)> =
         vec![("model.embed_tokens.weight".into(), vec![vocab, hidden]), ("model.norm.weight".into(), vec![hidden])];
     for layer in 0..layers {
-        let mut add = |name: &str, shape: &[usize]| tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
+        let mut add =
+            |name: &str, shape: &[usize]| tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
         add("self_attn.q_proj", &[32, hidden]);
         add("self_attn.k_proj", &[16, hidden]);
         add("self_attn.v_proj", &[16, hidden]);

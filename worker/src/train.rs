@@ -66,15 +66,8 @@ impl Training {
     /// A run before its first update. `examples` holds every sample of `samples`.
     pub fn new(spec: JobSpec, samples: Vec<Sample>, examples: BTreeMap<Sample, Example>, adapter: Adapter) -> Self {
         let optimizer = AdamWState::new(adapter.params.len());
-        let mut training = Self {
-            spec,
-            samples,
-            examples,
-            epoch: (0, vec![]),
-            adapter,
-            optimizer,
-            progress: Progress::default(),
-        };
+        let mut training =
+            Self { spec, samples, examples, epoch: (0, vec![]), adapter, optimizer, progress: Progress::default() };
         training.plan_epoch();
         training
     }

@@ -1,11 +1,9 @@
 //! The engine agrees with transformers + PEFT, on every golden of `shared/parity` whose architecture it runs.
 //!
 //! The folder is `INSULA_PARITY`, by default `../shared/parity` beside the workspace. Tolerances are its README's.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "tests read the goldens from disk and their folder from the environment"
-)]
 #![expect(clippy::unwrap_used, reason = "a test whose fixture fails stops there")]
+
+mod common;
 
 use std::path::{Path, PathBuf};
 
@@ -22,16 +20,6 @@ use serde_json::Value;
 const CLOSE: f64 = 1e-4;
 /// Relative, on parameters after six updates, from the goldens' README.
 const CLOSE_FINAL: f64 = 1e-3;
-
-fn parity_folder() -> PathBuf {
-    std::env::var_os("INSULA_PARITY")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/parity"), PathBuf::from)
-}
-
-fn json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 /// Why the engine does not run this configuration, if so.
 fn unsupported(config: &Value) -> Option<String> {
@@ -55,12 +43,13 @@ fn unsupported(config: &Value) -> Option<String> {
 
 /// The tiny models the engine runs; says which it skips and why.
 fn tiny_models() -> Vec<PathBuf> {
-    let folder = parity_folder().join("tiny");
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut all: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let Some(folder) = common::parity().map(|folder| folder.join("tiny")).filter(|folder| folder.is_dir()) else {
+        println!("skipped: no folder tiny/ of goldens");
+        return vec![];
+    };
+    let mut all = common::folders(&folder);
     all.retain(|path| path.join("golden.json").exists());
-    all.sort();
-    all.retain(|path| match unsupported(&json(&path.join("config.json"))) {
+    all.retain(|path| match unsupported(&common::json(&path.join("config.json"))) {
         None => true,
         Some(why) => {
             println!("skipped {}: {why}", path.display());
@@ -76,7 +65,7 @@ struct Tensors(Vec<u8>);
 
 impl Tensors {
     fn open(path: &Path) -> Self {
-        Self(std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        Self(common::read(path))
     }
 
     fn get(&self, name: &str) -> Vec<f32> {
@@ -87,7 +76,7 @@ impl Tensors {
 }
 
 fn adapter(folder: &Path, model: &base::ModelConfig) -> Adapter {
-    let config = json(&folder.join("adapter_config.json"));
+    let config = common::json(&folder.join("adapter_config.json"));
     let modules = config["target_modules"].as_array().unwrap();
     let targets = modules.iter().map(|m| Target::of_module(m.as_str().unwrap()).unwrap()).collect();
     let (r, alpha) = (config["r"].as_u64().unwrap() as usize, config["lora_alpha"].as_f64().unwrap());
@@ -140,7 +129,7 @@ struct Tiny {
 impl Tiny {
     fn open(folder: &Path) -> Self {
         let base = Base::open(folder).unwrap();
-        let golden = json(&folder.join("golden.json"));
+        let golden = common::json(&folder.join("golden.json"));
         let examples = golden["sequences"].as_array().unwrap().iter().map(|s| example(s, "prompt", "target")).collect();
         Self {
             name: folder.file_name().unwrap().to_string_lossy().into_owned(),
@@ -350,12 +339,12 @@ fn logprob_of(engine: &mut Engine<Cpu>, adapter: &Adapter, prompt: &[u32], label
 
 /// The published base, fetched as the adapter's configuration names it; `None` (and why, on stdout) where it cannot be.
 fn smollm2() -> Option<(PathBuf, Base)> {
-    let folder = parity_folder().join("smollm2");
-    if !folder.exists() {
-        println!("skipped: no {}", folder.display());
+    let folder = common::parity()?.join("smollm2");
+    if !folder.join("golden.json").is_file() {
+        println!("skipped: no golden in {}", folder.display());
         return None;
     }
-    let config = json(&folder.join("adapter_init/adapter_config.json"));
+    let config = common::json(&folder.join("adapter_init/adapter_config.json"));
     let source = config["base_model_name_or_path"].as_str().unwrap();
     let cache = base::default_cache_dir().unwrap_or_else(|| std::env::temp_dir().join("insula-test-cache"));
     match base::fetch::resolve(source, None, &cache) {
@@ -370,7 +359,7 @@ fn smollm2() -> Option<(PathBuf, Base)> {
 #[test]
 fn parity_smollm2_six_updates() {
     let Some((folder, base)) = smollm2() else { return };
-    let golden = json(&folder.join("golden.json"));
+    let golden = common::json(&folder.join("golden.json"));
     let mut engine = Engine::load(Cpu::new(0).unwrap(), &base.config, &base, Precision::F32).unwrap();
     let mut adapter = adapter(&folder.join("adapter_init"), &base.config);
     let mut state = AdamWState::new(adapter.params.len());
@@ -392,7 +381,7 @@ fn parity_smollm2_six_updates() {
 #[test]
 fn parity_smollm2_label_scores_and_greedy_answers() {
     let Some((folder, base)) = smollm2() else { return };
-    let golden = json(&folder.join("golden.json"));
+    let golden = common::json(&folder.join("golden.json"));
     let mut engine = Engine::load(Cpu::new(0).unwrap(), &base.config, &base, Precision::F32).unwrap();
     let adapter = adapter(&folder.join("adapter_final"), &base.config);
     let tokenizer = base.tokenizer().unwrap();

@@ -7,16 +7,18 @@ use std::{
 };
 
 use insula_coordinator::shell::server::{self, CoordinatorConfig, Running};
-use tokio_util::sync::CancellationToken;
 use insula_proto::v1::{
     artifacts_client::ArtifactsClient, fleet_client::FleetClient, jobs_client::JobsClient, logs_client::LogsClient,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{args::ClientArgs, failure::Failure};
 
 /// Name of the file in a state directory that says where its coordinator listens.
 const ADDRESS_FILE: &str = "address";
+/// Where a coordinator listens that was told nothing else.
+pub const USUAL_ADDRESS: &str = "http://127.0.0.1:7461";
 /// A free port on loopback.
 pub const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Largest message accepted; a job with 100,000 losses fits.
@@ -44,7 +46,8 @@ impl Serving {
     #[expect(clippy::disallowed_methods, reason = "the address file is how commands on one machine find each other")]
     pub async fn start(config: CoordinatorConfig) -> Result<Self, Failure> {
         let address_file = config.state_dir.join(ADDRESS_FILE);
-        let running = server::start(config, CancellationToken::new()).await.map_err(|e| Failure::Operation(e.to_string()))?;
+        let running =
+            server::start(config, CancellationToken::new()).await.map_err(|e| Failure::Operation(e.to_string()))?;
         let serving = Self { running, address_file };
         std::fs::write(&serving.address_file, serving.url())
             .map_err(|e| Failure::operation(serving.address_file.display(), e))?;
@@ -70,7 +73,7 @@ impl Client {
     /// Connects as the arguments say.
     ///
     /// # Errors
-    /// When nothing answers and there is no state directory to open.
+    /// When nothing answers, or the state directory cannot be opened.
     pub async fn connect(args: &ClientArgs) -> Result<Self, Failure> {
         if let Some(address) = &args.coordinator {
             return Self::to(address).await;
@@ -80,8 +83,7 @@ impl Client {
             return Ok(client);
         }
         if !state.is_dir() {
-            let why = format!("there is no state directory {} either", state.display());
-            return Err(Failure::Unreachable { address: "the default address".into(), why });
+            return Self::to(USUAL_ADDRESS).await;
         }
         let serving = Serving::start(CoordinatorConfig::new(state.clone(), ANY_PORT)).await?;
         let mut client = Self::to(&serving.url()).await?;

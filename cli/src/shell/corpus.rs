@@ -136,7 +136,8 @@ fn described_text(name: &str, window: u32, described: &BTreeMap<Split, Descripti
         text += &format!("\n{split}: {} dialogues, {} samples\n", d.dialogues, d.samples);
         if let (Some(tokens), Some(tree), Some(longest)) = (d.tokens, d.tree_tokens, d.longest_prompt) {
             let saved = tokens as f64 / tree.max(1) as f64;
-            text += &format!("  {tokens} tokens, {tree} as token trees ({saved:.2}x fewer), longest prompt {longest}\n");
+            text +=
+                &format!("  {tokens} tokens, {tree} as token trees ({saved:.2}x fewer), longest prompt {longest}\n");
         }
         if let Some(dropped) = d.dropped_utterances.filter(|&n| n > 0) {
             text += &format!("  {dropped} utterances left out of prompts longer than the base's context\n");

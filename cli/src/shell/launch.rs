@@ -55,9 +55,8 @@ impl Workers {
     /// Completes when one of them was given up.
     pub async fn given_up(&mut self) -> Failure {
         while let Some(ended) = self.tasks.join_next().await {
-            match ended {
-                Ok(Err(failure)) => return failure,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(failure)) = ended {
+                return failure;
             }
         }
         std::future::pending().await

@@ -1,9 +1,8 @@
 //! `insula model`: bases on this machine.
 
 use insula_worker::base::{
-    Base,
+    Base, default_cache_dir,
     fetch::{self, ResolvedBase},
-    default_cache_dir,
 };
 
 use crate::{
@@ -24,9 +23,8 @@ pub fn run(command: ModelCommand) -> Result<(), Failure> {
 /// # Errors
 /// When the source cannot be had, or is not what the digest says.
 pub fn resolve(source: &str, digest: Option<&str>) -> Result<ResolvedBase, Failure> {
-    let cache = default_cache_dir().ok_or_else(|| {
-        Failure::Input("no folder to keep bases in: set INSULA_CACHE, XDG_CACHE_HOME or HOME".into())
-    })?;
+    let cache = default_cache_dir()
+        .ok_or_else(|| Failure::Input("no folder to keep bases in: set INSULA_CACHE, XDG_CACHE_HOME or HOME".into()))?;
     fetch::resolve(source, digest, &cache).map_err(|e| Failure::Input(e.to_string()))
 }
 
@@ -54,7 +52,7 @@ fn describe(args: &ModelArgs) -> Result<(), Failure> {
         "source": resolved.source, "path": resolved.path, "digest": resolved.digest, "architecture": "llama",
         "parameters": parameters, "layers": c.layers, "hidden": c.hidden, "intermediate": c.intermediate,
         "heads": c.heads, "kv_heads": c.kv_heads, "head_dim": c.head_dim, "vocab": c.vocab, "context": c.context,
-        "rope_theta": c.rope_theta, "rms_eps": c.rms_eps, "tied": c.tied, "eos": tokenizer.eos(),
+        "rope_theta": c.rope_theta, "rms_eps": c.rms_eps.to_string().parse::<f64>().unwrap_or_default(), "tied": c.tied, "eos": tokenizer.eos(),
         "f32_bytes": 4 * parameters, "bf16_bytes": 2 * parameters,
     });
     if args.json {

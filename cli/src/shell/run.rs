@@ -28,7 +28,9 @@ pub async fn run(args: RunArgs, verbose: u8) -> Result<(), Failure> {
         None => Some(settings::job(&args.settings)?),
     };
     if spec.is_some() && args.settings.job.is_none() && args.settings.sets.is_empty() {
-        return Err(Failure::Input("no job: name a job file such as configs/jobs/quickstart.toml, or --resume JOB".into()));
+        return Err(Failure::Input(
+            "no job: name a job file such as configs/jobs/quickstart.toml, or --resume JOB".into(),
+        ));
     }
     let state = &args.state.state;
     make_state_directory(state)?;

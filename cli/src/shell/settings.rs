@@ -63,10 +63,12 @@ fn anchored(mut spec: JobSpec, folder: &Path) -> JobSpec {
     spec
 }
 
-/// The spec with its paths absolute, since coordinator and workers may stand in other folders.
+/// The spec with its paths absolute, since coordinator and workers may stand in other folders; without `..` where the
+/// path exists here.
 fn absolute(mut spec: JobSpec) -> JobSpec {
     let absolute = |path: &mut String| {
-        if let Ok(whole) = std::path::absolute(PathBuf::from(&*path)) {
+        let given = PathBuf::from(&*path);
+        if let Ok(whole) = given.canonicalize().or_else(|_| std::path::absolute(&given)) {
             *path = whole.display().to_string();
         }
     };

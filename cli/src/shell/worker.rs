@@ -10,7 +10,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{logging, run::job_name, settings};
+use super::{client::USUAL_ADDRESS, logging, run::job_name, settings};
 use crate::{args::WorkerArgs, failure::Failure};
 
 /// What configs/worker.toml may set.
@@ -27,7 +27,7 @@ struct WorkerSettings {
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { coordinator: "http://127.0.0.1:7461".into(), name: String::new(), threads: 0 }
+        Self { coordinator: USUAL_ADDRESS.into(), name: String::new(), threads: 0 }
     }
 }
 

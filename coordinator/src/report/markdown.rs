@@ -15,7 +15,7 @@ pub fn render(report: &Report) -> String {
     }
     for arm in &report.arms {
         section(&format!("Labels, {}, per cent", arm.name), &rows::labels(arm));
-        section(&format!("Confusion, {}", arm.name), &rows::confusion(arm));
+        section(&format!("Confusion, {}", arm.name), &rows::confusion(arm, usize::MAX));
     }
     section("Cost", &rows::cost(report));
     text += "\n## Provenance\n\n";

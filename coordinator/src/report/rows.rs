@@ -64,9 +64,9 @@ pub(super) fn labels(arm: &ArmReport) -> Rows {
     rows
 }
 
-/// An arm's confusion counts; columns are headed by the labels' first letters, so that seven fit a terminal.
-pub(super) fn confusion(arm: &ArmReport) -> Rows {
-    let short = |name: &String| name.chars().take(5).collect::<String>();
+/// An arm's confusion counts; columns are headed by the labels' first `letters`.
+pub(super) fn confusion(arm: &ArmReport, letters: usize) -> Rows {
+    let short = |name: &String| name.chars().take(letters).collect::<String>();
     let heads = ["gold \\ answer".to_owned()].into_iter().chain(arm.confusion.columns.iter().map(short));
     let mut rows = vec![heads.collect::<Vec<_>>()];
     for (gold, counts) in arm.confusion.rows.iter().zip(&arm.confusion.counts) {

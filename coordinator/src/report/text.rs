@@ -7,6 +7,9 @@ use super::{Report, rows};
 /// A rule under the header and nothing else: seven labels' confusion fits, and rows stay together.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
+/// Letters of a label over a column of the confusion: with them seven labels fit the width.
+const LETTERS: usize = 5;
+
 /// Digits shown of a digest; the JSON and the Markdown have all of them.
 const DIGITS: usize = 16;
 
@@ -18,7 +21,7 @@ pub fn render(report: &Report) -> String {
     }
     if let Some(arm) = rows::detailed(report) {
         parts.push(table(&format!("Labels, {}, per cent", arm.name), &rows::labels(arm)));
-        parts.push(table(&format!("Confusion, {}", arm.name), &rows::confusion(arm)));
+        parts.push(table(&format!("Confusion, {}", arm.name), &rows::confusion(arm, LETTERS)));
     }
     parts.push(table("Cost", &rows::cost(report)));
     parts.push(provenance(report));

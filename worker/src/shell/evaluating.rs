@@ -5,7 +5,7 @@ use std::time::Instant;
 use insula_proto::{
     corpus::{CorpusManifest, Dialogue},
     job::{Arm, JobSpec},
-    v1::{Evaluated, EvaluateTask, Lease, Progress, report_request::Report},
+    v1::{EvaluateTask, Evaluated, Lease, Progress, report_request::Report},
 };
 
 use super::{

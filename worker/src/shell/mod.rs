@@ -8,10 +8,10 @@
 //! One lease at a time. The computing thread learns through [`link::Link`] when its lease is gone, when the job was
 //! cancelled, or when this process is asked to stop; it looks between updates and between forests.
 
-mod loaded;
 mod evaluating;
 mod failure;
 pub mod link;
+mod loaded;
 mod process;
 mod training;
 pub mod work;

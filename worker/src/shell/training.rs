@@ -33,8 +33,7 @@ use crate::{
 /// Trains to the end, or until the link says to leave off.
 pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) -> Result<(), Unfinished> {
     let spec = spec_of(lease)?;
-    let corpus: CorpusManifest =
-        lease.corpus.clone().unwrap_or_default().try_into().map_err(Unfinished::bug)?;
+    let corpus: CorpusManifest = lease.corpus.clone().unwrap_or_default().try_into().map_err(Unfinished::bug)?;
     let origin = origin(&spec, &corpus, loaded);
     let prepared = prepare(loaded, &spec, &corpus, link)?;
     let dropped_utterances = prepared.dropped_utterances;
@@ -75,12 +74,7 @@ struct Prepared {
     dropped_utterances: u64,
 }
 
-fn prepare(
-    loaded: &Loaded,
-    spec: &JobSpec,
-    corpus: &CorpusManifest,
-    link: &Link,
-) -> Result<Prepared, Unfinished> {
+fn prepare(loaded: &Loaded, spec: &JobSpec, corpus: &CorpusManifest, link: &Link) -> Result<Prepared, Unfinished> {
     let shards = corpus.splits.get(&Split::Train).map(|split| split.shards.clone()).unwrap_or_default();
     let digests: Vec<_> = shards.iter().map(|shard| shard.digest.to_string()).collect();
     let dialogues = fetch_dialogues(&digests, link)?;

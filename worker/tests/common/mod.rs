@@ -8,8 +8,9 @@ use insula_worker::base::{Base, default_cache_dir, fetch};
 /// The folder of goldens: `INSULA_PARITY`, else `shared/parity` beside the checkout. Says so where there is none.
 #[expect(clippy::disallowed_methods, reason = "a test finds its data by the environment")]
 pub fn parity() -> Option<PathBuf> {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/parity");
-    let folder = std::env::var_os("INSULA_PARITY").map_or_else(default, PathBuf::from);
+    // Tests run in their crate's folder; a relative path is meant from the workspace's.
+    let named = std::env::var_os("INSULA_PARITY").unwrap_or_else(|| "../shared/parity".into());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(named);
     if folder.is_dir() {
         return Some(folder);
     }
