@@ -92,7 +92,7 @@ impl Backend for Cpu {
     }
 
     fn weight(&self, shape: [usize; 2], values: &[f32], precision: Precision) -> Result<CpuWeight, KernelError> {
-        Ok(CpuWeight::new(shape, values, precision))
+        self.run(|| CpuWeight::new(shape, values, precision))
     }
 
     fn zero(&self, buffer: &mut CpuBuffer) -> Result<(), KernelError> {

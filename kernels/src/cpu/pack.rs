@@ -1,11 +1,9 @@
 //! Right operands of products, put into panels of sixteen columns (see `simd::gemm`).
 
-use half::bf16;
 use rayon::prelude::*;
 
 use super::simd::gemm::PANEL;
-use super::simd::{math, transpose};
-use super::weight::Values;
+use super::simd::transpose;
 
 /// Packs B = W^T for `W: [n, k]` row-major.
 pub(crate) fn transposed(w: &[f32], n: usize, k: usize, panels: &mut [f32]) {
@@ -37,37 +35,17 @@ pub(crate) fn straight_strided(b: &[f32], stride: usize, k: usize, n: usize, pan
     });
 }
 
-/// Packs B = W^T for a frozen `W: [n, k]`.
-pub(crate) fn weight_transposed(w: &Values, n: usize, k: usize, panels: &mut [f32]) {
-    match w {
-        Values::F32(values) => transposed(values, n, k, panels),
-        Values::Bf16(values) => {
-            panels[..n.div_ceil(PANEL) * PANEL * k].par_chunks_mut(PANEL * k).enumerate().for_each_init(
-                || vec![0.0; PANEL * k],
-                |wide, (p, panel)| {
-                    let height = PANEL.min(n - p * PANEL);
-                    math::widen(&values[p * PANEL * k..][..height * k], &mut wide[..height * k]);
-                    transpose::rows_to_panel(wide, k, height, k, panel);
-                },
-            );
-        }
-    }
-}
-
-/// Packs B = W for a frozen `W: [k, n]`.
-pub(crate) fn weight_straight(w: &Values, k: usize, n: usize, panels: &mut [f32]) {
-    match w {
-        Values::F32(values) => straight(values, k, n, panels),
-        Values::Bf16(values) => straight_bf16(values, k, n, panels),
-    }
-}
-
-fn straight_bf16(b: &[bf16], k: usize, n: usize, panels: &mut [f32]) {
-    panels[..n.div_ceil(PANEL) * PANEL * k].par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
+/// Packs `B: [k, n]` from the panels of its transpose, which `block(at, len, to)` reads.
+///
+/// Rows 16q.. and columns 16p.. of B are a 16 x 16 block of panel q, lying turned.
+pub(crate) fn turned(k: usize, n: usize, block: impl Fn(usize, usize, &mut [f32]) + Sync, panels: &mut [f32]) {
+    let count = n.div_ceil(PANEL);
+    panels[..count * PANEL * k].par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
         let width = PANEL.min(n - p * PANEL);
-        for (row, out) in panel.chunks_exact_mut(PANEL).enumerate() {
-            math::widen(&b[row * n + p * PANEL..][..width], &mut out[..width]);
-            out[width..].fill(0.0);
+        let mut turned = [0.0; PANEL * PANEL];
+        for (q, out) in panel.chunks_mut(PANEL * PANEL).enumerate() {
+            block(q * PANEL * n + p * PANEL * PANEL, width * PANEL, &mut turned[..width * PANEL]);
+            transpose::rows_to_panel(&turned, PANEL, width, out.len() / PANEL, out);
         }
     });
 }

@@ -1,42 +1,118 @@
-//! Frozen matrices in memory.
+//! Frozen matrices in memory: kept packed, the way the forward product reads them.
+//!
+//! A matrix `W: [rows, columns]` is stored once, as the panels of B = W^T (see `simd::gemm`): sixteen neighbouring rows
+//! of W side by side, column after column, the last panel padded with zeros. The forward product, which training and
+//! decoding both do most, packs nothing; the backward product turns 16 x 16 blocks around; a row is a strided read.
+
+use std::sync::Arc;
 
 use half::bf16;
+use rayon::prelude::*;
 
+use super::buffer::Arena;
+use super::pack;
+use super::simd::gemm::{PANEL, packed_len};
+use super::simd::math;
 use crate::backend::Precision;
 
-/// Elements in the precision they are stored in.
+/// Panels in the precision they are stored in.
 #[derive(Debug)]
-pub(crate) enum Values {
+enum Panels {
     /// As given.
     F32(Vec<f32>),
     /// Rounded to nearest even.
     Bf16(Vec<bf16>),
 }
 
-/// A frozen matrix `[rows, columns]`, row-major.
+/// A frozen matrix `[rows, columns]`.
 #[derive(Debug)]
 pub struct CpuWeight {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
-    pub(crate) values: Values,
+    panels: Panels,
 }
 
 impl CpuWeight {
+    /// Packs row-major `values`.
     pub(crate) fn new([rows, columns]: [usize; 2], values: &[f32], precision: Precision) -> Self {
         assert_eq!(values.len(), rows * columns, "a weight holds rows x columns values");
-        let values = match precision {
-            Precision::F32 => Values::F32(values.to_vec()),
-            Precision::Bf16 => Values::Bf16(values.iter().copied().map(bf16::from_f32).collect()),
+        let mut panels = vec![0.0; packed_len(columns, rows)];
+        pack::transposed(values, rows, columns, &mut panels);
+        let panels = match precision {
+            Precision::F32 => Panels::F32(panels),
+            Precision::Bf16 => Panels::Bf16(panels.par_iter().copied().map(bf16::from_f32).collect()),
         };
-        Self { rows, columns, values }
+        Self { rows, columns, panels }
     }
 
     /// Copies row `row` into `out: [columns]`.
     pub(crate) fn read_row(&self, row: usize, out: &mut [f32]) {
-        let range = row * self.columns..(row + 1) * self.columns;
-        match &self.values {
-            Values::F32(values) => out.copy_from_slice(&values[range]),
-            Values::Bf16(values) => super::simd::math::widen(&values[range], out),
+        let first = row / PANEL * PANEL * self.columns + row % PANEL;
+        match &self.panels {
+            Panels::F32(panels) => {
+                out.iter_mut().zip(panels[first..].iter().step_by(PANEL)).for_each(|(out, value)| *out = *value);
+            }
+            Panels::Bf16(panels) => {
+                out.iter_mut()
+                    .zip(panels[first..].iter().step_by(PANEL))
+                    .for_each(|(out, value)| *out = value.to_f32());
+            }
+        }
+    }
+
+    /// Lends the panels of B = W^T in float32: as they lie, or widened into storage of `arena`.
+    pub(crate) fn with_forward_panels<R>(&self, arena: &Arc<Arena>, product: impl FnOnce(&[f32]) -> R) -> R {
+        match &self.panels {
+            Panels::F32(panels) => product(panels),
+            Panels::Bf16(panels) => {
+                let mut wide = arena.take(panels.len());
+                let panel = PANEL * self.columns;
+                let pairs = wide.par_chunks_mut(panel).zip(panels.par_chunks(panel));
+                pairs.for_each(|(wide, narrow)| math::widen(narrow, wide));
+                product(&wide)
+            }
+        }
+    }
+
+    /// Writes the panels of B = W: `[packed_len(rows, columns)]`.
+    pub(crate) fn pack_backward(&self, to: &mut [f32]) {
+        match &self.panels {
+            Panels::F32(panels) => {
+                let block = |at: usize, len: usize, to: &mut [f32]| to.copy_from_slice(&panels[at..at + len]);
+                pack::turned(self.rows, self.columns, block, to);
+            }
+            Panels::Bf16(panels) => {
+                let block = |at: usize, len: usize, to: &mut [f32]| math::widen(&panels[at..at + len], to);
+                pack::turned(self.rows, self.columns, block, to);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_both_packings_are_those_of_the_matrix() {
+        for [rows, columns] in [[1, 1], [16, 16], [17, 5], [40, 33], [3, 70]] {
+            let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+            for precision in [Precision::F32, Precision::Bf16] {
+                let kept = |x: f32| if precision == Precision::F32 { x } else { bf16::from_f32(x).to_f32() };
+                let expected: Vec<f32> = values.iter().copied().map(kept).collect();
+                let weight = CpuWeight::new([rows, columns], &values, precision);
+                let mut row = vec![0.0; columns];
+                weight.read_row(rows - 1, &mut row);
+                assert_eq!(row, expected[(rows - 1) * columns..]);
+                let mut reference = vec![f32::NAN; packed_len(columns, rows)];
+                pack::transposed(&expected, rows, columns, &mut reference);
+                weight.with_forward_panels(&Arc::default(), |panels| assert_eq!(panels, reference));
+                let mut reference = vec![f32::NAN; packed_len(rows, columns)];
+                pack::straight(&expected, rows, columns, &mut reference);
+                let mut packed = vec![f32::NAN; reference.len()];
+                weight.pack_backward(&mut packed);
+                assert_eq!(packed, reference, "{rows} x {columns}");
+            }
         }
     }
 }
