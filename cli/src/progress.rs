@@ -43,6 +43,18 @@ pub fn progress_text(progress: &Progress) -> String {
     }
 }
 
+/// Progress for a bar, short enough for 80 columns: `train 12/39, epoch 1, loss 1.235, 4.0 samples/s, 1m48s left`.
+pub fn bar_text(progress: &Progress) -> String {
+    let Progress { update, updates, epoch, loss, samples_per_s, done, total, what, .. } = progress;
+    let far = match *updates {
+        0 => format!("{what} {done}/{total}"),
+        _ => format!("{what} {update}/{updates}, epoch {epoch}, loss {loss:.3}"),
+    };
+    let speed = if *samples_per_s > 0.0 { format!(", {samples_per_s:.1} samples/s") } else { String::new() };
+    let left = time_left(progress).map(|left| format!(", {left} left")).unwrap_or_default();
+    format!("{far}{speed}{left}")
+}
+
 /// Time left at the present speed, `3m12s`; `None` before there is a speed.
 pub fn time_left(progress: &Progress) -> Option<String> {
     let left = progress.total.checked_sub(progress.done)? as f64;
@@ -75,6 +87,7 @@ mod tests {
             what: "train".into(),
         };
         assert_eq!(time_left(&progress).unwrap(), "1m48s");
+        assert_eq!(bar_text(&progress), "train 12/39, epoch 1, loss 1.235, 4.0 samples/s, 1m48s left");
         let text = line(&event(Event::Progress(progress))).unwrap();
         assert_eq!(text, "train: update 12/39, epoch 1, loss 1.2346, lr 1.80e-4, 4.0 samples/s");
         let epoch = EpochScored { epoch: 2, weighted_f1: 0.5536, best: true };

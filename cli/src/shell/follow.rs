@@ -12,7 +12,7 @@ use tonic::Code;
 use super::client::Client;
 use crate::{
     failure::Failure,
-    progress::{line, progress_text, time_left},
+    progress::{bar_text, line, time_left},
 };
 
 /// Pause before a broken watch is taken up again after its last token.
@@ -83,7 +83,7 @@ impl Shown {
             return Self::Lines;
         }
         let bar = ProgressBar::new(0);
-        let style = ProgressStyle::with_template("{spinner} {bar:24} {msg}").expect("a fixed template parses");
+        let style = ProgressStyle::with_template("{spinner} {bar:16} {wide_msg}").expect("a fixed template parses");
         bar.set_style(style.progress_chars("━╸─"));
         bar.enable_steady_tick(Duration::from_millis(120));
         Self::Bar(bar)
@@ -131,8 +131,7 @@ impl Shown {
 fn show_progress(bar: &ProgressBar, progress: &Progress) {
     bar.set_length(progress.total.max(1));
     bar.set_position(progress.done);
-    let left = time_left(progress).map(|t| format!(", {t} left")).unwrap_or_default();
-    bar.set_message(format!("{}{left}", progress_text(progress)));
+    bar.set_message(bar_text(progress));
 }
 
 fn print_json(event: &JobEvent) {
