@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 use support::{insula, succeed, tiny_base, tiny_corpus};
@@ -45,6 +48,20 @@ fn a_split_is_described_and_rendered_as_json() {
         '### ###' involves several speakers. ### \t Speaker_0:\"oh no 0\" ### Please select the emotional label of \
         < Speaker_0:\"oh no 0\"> from <neutral, surprise, fear, sad, joyful, disgust, angry>:";
     assert_eq!((&lines[0]["prompt"], &lines[0]["target"]), (&json!(prompt), &json!("sad")));
+}
+
+#[test]
+fn a_reader_who_leaves_early_ends_the_command_quietly() {
+    let home = tempfile::tempdir().unwrap();
+    let corpus = tiny_corpus(home.path());
+    for what in ["describe", "render"] {
+        let mut command = insula(home.path());
+        command.args(["corpus", what, corpus.to_str().unwrap()]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{what}: {}", support::text(&output));
+    }
 }
 
 /// Counts with the real tokenizer against ../shared/parity/README.md.

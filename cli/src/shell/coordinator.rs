@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use insula_coordinator::shell::server::CoordinatorConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{client::Serving, logging, run::make_state_directory, settings};
+use super::{client::Serving, logging, out::say, run::make_state_directory, settings};
 use crate::{args::CoordinatorArgs, failure::Failure};
 
 /// What configs/coordinator.toml may set.
@@ -38,7 +38,7 @@ pub async fn run(args: CoordinatorArgs, verbose: u8) -> Result<(), Failure> {
     let allow_remote = settings.allow_remote;
     let config = CoordinatorConfig { allow_remote, ..CoordinatorConfig::new(state.clone(), listen) };
     let serving = Serving::start(config).await?;
-    println!("coordinator at {}, state in {}", serving.url(), state.display());
+    say!("coordinator at {}, state in {}", serving.url(), state.display());
     super::worker::asked_to_stop().await;
     serving.stop().await;
     Ok(())

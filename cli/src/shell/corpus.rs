@@ -15,7 +15,10 @@ use insula_worker::{
 };
 use serde::Serialize;
 
-use super::model::resolve;
+use super::{
+    model::resolve,
+    out::{self, say},
+};
 use crate::{
     args::{CorpusArgs, CorpusCommand, DescribeArgs, RenderArgs, Task},
     failure::Failure,
@@ -70,14 +73,14 @@ fn describe(args: &DescribeArgs) -> Result<(), Failure> {
         described.insert(*split, description(&corpus, dialogues, args.corpus.window, base.as_ref())?);
     }
     if !args.corpus.json {
-        print!("{}", described_text(&corpus.name, args.corpus.window, &described));
+        out::print(format_args!("{}", described_text(&corpus.name, args.corpus.window, &described)));
         return Ok(());
     }
     let json = match (&args.corpus.split, described.first_key_value()) {
         (Some(_), Some((_, one))) => serde_json::to_value(one),
         _ => serde_json::to_value(&described),
     };
-    println!("{}", json.map_err(|e| Failure::operation("print the description", e))?);
+    say!("{}", json.map_err(|e| Failure::operation("print the description", e))?);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::{path::Path, process::Command};
 use insula_worker::base::default_cache_dir;
 use serde::Serialize;
 
+use super::out::say;
 use crate::{args::DoctorArgs, failure::Failure};
 
 /// One thing that was looked at.
@@ -21,11 +22,11 @@ pub async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let findings =
         [cores(), vector_units(), memory(), state(&args.state.state), cache(), python(), gpu(), loopback().await];
     if args.json {
-        println!("{}", serde_json::json!({ "version": crate::VERSION_TEXT, "findings": findings }));
+        say!("{}", serde_json::json!({ "version": crate::VERSION_TEXT, "findings": findings }));
     } else {
-        println!("insula {}", crate::VERSION_TEXT);
+        say!("insula {}", crate::VERSION_TEXT);
         for Finding { what, good, found } in &findings {
-            println!("{} {what:<16} {found}", if *good { "ok  " } else { "LACK" });
+            say!("{} {what:<16} {found}", if *good { "ok  " } else { "LACK" });
         }
     }
     let lacking: Vec<_> = findings.iter().filter(|f| !f.good).map(|f| f.what).collect();

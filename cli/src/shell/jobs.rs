@@ -13,6 +13,7 @@ use super::{
     client::Client,
     export,
     follow::{Shown, follow},
+    out::{self, say},
     run::job_name,
     settings,
 };
@@ -34,10 +35,10 @@ pub async fn submit(args: SubmitArgs) -> Result<(), Failure> {
     let answer = client.jobs().submit(request).await.map_err(|status| client.failure(&status))?.into_inner();
     if args.json {
         let (job, existed, warnings) = (&answer.job_id, answer.existed, &answer.warnings);
-        println!("{}", serde_json::json!({ "job_id": job, "existed": existed, "warnings": warnings }));
+        say!("{}", serde_json::json!({ "job_id": job, "existed": existed, "warnings": warnings }));
     } else {
         answer.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-        println!("{}{}", answer.job_id, if answer.existed { " (submitted before)" } else { "" });
+        say!("{}{}", answer.job_id, if answer.existed { " (submitted before)" } else { "" });
     }
     client.close().await;
     Ok(())
@@ -59,22 +60,22 @@ async fn one(client: &Client, job: &str, json: bool) -> Result<(), Failure> {
     let answer = client.jobs().get(request).await.map_err(|status| client.failure(&status))?.into_inner();
     let job = answer.job.unwrap_or_default();
     if json {
-        println!("{}", job_json(&job));
+        say!("{}", job_json(&job));
         return Ok(());
     }
-    println!("{}", summary(&job));
+    say!("{}", summary(&job));
     if !job.failure.is_empty() {
-        println!("{}", job.failure);
+        say!("{}", job.failure);
     }
     if let Some(progress) = &job.progress {
-        println!("{}", progress_text(progress));
+        say!("{}", progress_text(progress));
     }
     let mut table = Table::new();
     table.load_style(TableStyle::new()).set_header(["task", "state", "worker", "tries"]);
     for task in &job.tasks {
         table.add_row([&task.what, &task.state, &task.worker, &task.attempts.to_string()]);
     }
-    println!("{table}");
+    say!("{table}");
     Ok(())
 }
 
@@ -86,19 +87,19 @@ async fn all(client: &Client, json: bool) -> Result<(), Failure> {
     if json {
         let jobs: Vec<_> = jobs.jobs.iter().map(job_json).collect();
         let workers: Vec<_> = workers.iter().map(worker_json).collect();
-        println!("{}", serde_json::json!({ "jobs": jobs, "workers": workers }));
+        say!("{}", serde_json::json!({ "jobs": jobs, "workers": workers }));
         return Ok(());
     }
     if jobs.jobs.is_empty() {
-        println!("no jobs");
+        say!("no jobs");
     }
-    jobs.jobs.iter().for_each(|job| println!("{}", summary(job)));
+    jobs.jobs.iter().for_each(|job| say!("{}", summary(job)));
     if !jobs.next_page_token.is_empty() {
-        println!("... and older ones");
+        say!("... and older ones");
     }
     for worker in workers.iter().filter(|worker| worker.alive) {
         let doing = if worker.doing.is_empty() { "idle" } else { &worker.doing };
-        println!("{} ({}, {} threads): {doing}", worker.name, worker.device, worker.threads);
+        say!("{} ({}, {} threads): {doing}", worker.name, worker.device, worker.threads);
     }
     Ok(())
 }
@@ -176,7 +177,7 @@ pub async fn cancel(args: JobArgs) -> Result<(), Failure> {
     let client = Client::connect(&args.client).await?;
     let request = CancelRequest { job_id: job_name(&args.job)? };
     let answer = client.jobs().cancel(request).await.map_err(|status| client.failure(&status))?.into_inner();
-    println!("{}", summary(&answer.job.unwrap_or_default()));
+    say!("{}", summary(&answer.job.unwrap_or_default()));
     client.close().await;
     Ok(())
 }
@@ -189,11 +190,11 @@ pub async fn report(args: ReportArgs) -> Result<(), Failure> {
         export::write(&client, &report, folder).await?;
     }
     if args.json {
-        println!("{}", report.report_json);
+        say!("{}", report.report_json);
     } else if args.markdown {
-        print!("{}", report.report_markdown);
+        out::print(format_args!("{}", report.report_markdown));
     } else {
-        print!("{}", report_text(&report)?);
+        out::print(format_args!("{}", report_text(&report)?));
     }
     client.close().await;
     Ok(())

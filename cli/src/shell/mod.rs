@@ -10,6 +10,7 @@ mod jobs;
 mod launch;
 mod logging;
 mod model;
+mod out;
 mod run;
 mod settings;
 mod worker;

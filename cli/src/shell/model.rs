@@ -5,6 +5,7 @@ use insula_worker::base::{
     fetch::{self, ResolvedBase},
 };
 
+use super::out::say;
 use crate::{
     args::{ModelArgs, ModelCommand},
     failure::Failure,
@@ -32,9 +33,9 @@ fn fetch(args: &ModelArgs) -> Result<(), Failure> {
     let base = resolve(&args.source, args.digest.as_deref())?;
     if args.json {
         let (source, path, digest) = (&base.source, &base.path, &base.digest);
-        println!("{}", serde_json::json!({ "source": source, "path": path, "digest": digest }));
+        say!("{}", serde_json::json!({ "source": source, "path": path, "digest": digest }));
     } else {
-        println!("{}\n{}", base.path.display(), base.digest);
+        say!("{}\n{}", base.path.display(), base.digest);
     }
     Ok(())
 }
@@ -56,11 +57,11 @@ fn describe(args: &ModelArgs) -> Result<(), Failure> {
         "f32_bytes": 4 * parameters, "bf16_bytes": 2 * parameters,
     });
     if args.json {
-        println!("{json}");
+        say!("{json}");
         return Ok(());
     }
     for (key, value) in json.as_object().into_iter().flatten() {
-        println!("{key:<14} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        say!("{key:<14} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }
     Ok(())
 }

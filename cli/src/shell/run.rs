@@ -14,7 +14,9 @@ use super::{
     export,
     follow::{Shown, follow},
     launch::{Launch, Workers},
-    logging, settings,
+    logging,
+    out::{self, say},
+    settings,
 };
 use crate::{args::RunArgs, failure::Failure};
 
@@ -98,10 +100,10 @@ async fn finish(args: &RunArgs, client: &Client, job: &str, state: JobState) -> 
     let folder = args.out.clone().unwrap_or_else(|| args.state.state.join("reports").join(job));
     export::write(client, &report, &folder).await?;
     if args.json {
-        println!("{}", report.report_json);
+        say!("{}", report.report_json);
     } else {
-        print!("{}", super::jobs::report_text(&report)?);
-        println!("\nreport, predictions and adapter: {}", folder.display());
+        out::print(format_args!("{}", super::jobs::report_text(&report)?));
+        say!("\nreport, predictions and adapter: {}", folder.display());
     }
     Ok(())
 }
