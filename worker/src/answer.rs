@@ -45,25 +45,8 @@ fn first_label_inside(text: &str, labels: &LabelSet) -> Option<Label> {
 }
 
 fn nearest_label(text: &str, labels: &LabelSet) -> Label {
-    let nearest = labels.names().iter().min_by_key(|name| edit_distance(text, name));
+    let nearest = labels.names().iter().min_by_key(|name| strsim::levenshtein(text, name));
     nearest.and_then(|name| labels.find(name)).expect("a label set is never empty and finds its own names")
-}
-
-/// Levenshtein's distance in characters: insertions, deletions and replacements, each 1.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    // row[j]: the distance from the part of `a` read so far to the first j characters of `b`.
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -124,8 +107,8 @@ mod tests {
         for (a, b, distance) in
             [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("é", "e", 1), ("flaw", "lawn", 2)]
         {
-            assert_eq!(edit_distance(a, b), distance, "{a:?} {b:?}");
-            assert_eq!(edit_distance(b, a), distance, "{b:?} {a:?}");
+            assert_eq!(strsim::levenshtein(a, b), distance, "{a:?} {b:?}");
+            assert_eq!(strsim::levenshtein(b, a), distance, "{b:?} {a:?}");
         }
     }
 }
