@@ -49,6 +49,28 @@ pub struct LoraShape {
     pub scale: f32,
 }
 
+/// One of the linear layers that read the same input.
+#[derive(Debug)]
+pub struct Projection<'a, B: Backend + ?Sized> {
+    /// The frozen matrix `[out, in]`.
+    pub weight: &'a B::Weight,
+    /// The low-rank pair that is added, and where `down = x A^T: [T, r]` goes.
+    pub pair: Option<(LoraShape, &'a mut B::Buffer)>,
+    /// The output, `[T, out]`.
+    pub y: &'a mut B::Buffer,
+}
+
+/// The way back through a [`Projection`].
+#[derive(Debug)]
+pub struct ProjectionBack<'a, B: Backend + ?Sized> {
+    /// The frozen matrix `[out, in]`.
+    pub weight: &'a B::Weight,
+    /// The low-rank pair, and its `down: [T, r]` of the forward pass.
+    pub pair: Option<(LoraShape, &'a B::Buffer)>,
+    /// The output's gradient, `[T, out]`.
+    pub dy: &'a B::Buffer,
+}
+
 /// Dimensions of grouped-query attention; scores are scaled by `head_dim^-1/2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attention {
@@ -181,6 +203,32 @@ pub trait Backend {
     /// When the device refuses.
     fn embed(&self, table: &Self::Weight, ids: &Self::Indices, out: &mut Self::Buffer) -> Result<(), KernelError>;
 
+    /// `y_i (+)= x W_i^T (+ scale_i * down_i B_i^T, with down_i = x A_i^T)` for layers that read one `x: [T, in]`.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn project(
+        &self,
+        x: &Self::Buffer,
+        params: &Self::Buffer,
+        layers: &mut [Projection<'_, Self>],
+        write: Write,
+    ) -> Result<(), KernelError>;
+
+    /// The gradients of [`Backend::project`]: adds each pair's into `grads` (laid out like `params`) and, where asked
+    /// for, `dx (+)= sum_i dy_i W_i (+ scale_i * dy_i B_i A_i)`. `x` is needed where a layer has a pair.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn project_back(
+        &self,
+        x: Option<&Self::Buffer>,
+        params: &Self::Buffer,
+        layers: &[ProjectionBack<'_, Self>],
+        grads: &mut Self::Buffer,
+        dx: Option<(&mut Self::Buffer, Write)>,
+    ) -> Result<(), KernelError>;
+
     /// `y (+)= x W^T`; `x: [T, in]`, `y: [T, out]`.
     ///
     /// # Errors
@@ -191,7 +239,9 @@ pub trait Backend {
         weight: &Self::Weight,
         y: &mut Self::Buffer,
         write: Write,
-    ) -> Result<(), KernelError>;
+    ) -> Result<(), KernelError> {
+        self.project(x, &self.alloc(0)?, &mut [Projection { weight, pair: None, y }], write)
+    }
 
     /// `dx (+)= dy W`; `dy: [T, out]`, `dx: [T, in]`.
     ///
@@ -203,36 +253,10 @@ pub trait Backend {
         weight: &Self::Weight,
         dx: &mut Self::Buffer,
         write: Write,
-    ) -> Result<(), KernelError>;
-
-    /// `down = x A^T`, then `y += scale * down B^T`; `x: [T, input]`, `down: [T, r]`, `y: [T, output]`.
-    ///
-    /// # Errors
-    /// When the device refuses.
-    fn lora(
-        &self,
-        x: &Self::Buffer,
-        params: &Self::Buffer,
-        shape: &LoraShape,
-        down: &mut Self::Buffer,
-        y: &mut Self::Buffer,
-    ) -> Result<(), KernelError>;
-
-    /// Adds the pair's gradients into `grads` (laid out like `params`) and, where asked for, `dx += scale * dy B A`.
-    ///
-    /// # Errors
-    /// When the device refuses.
-    #[expect(clippy::too_many_arguments, reason = "one per operand of the product; a struct would only rename them")]
-    fn lora_back(
-        &self,
-        x: &Self::Buffer,
-        down: &Self::Buffer,
-        dy: &Self::Buffer,
-        params: &Self::Buffer,
-        shape: &LoraShape,
-        grads: &mut Self::Buffer,
-        dx: Option<&mut Self::Buffer>,
-    ) -> Result<(), KernelError>;
+    ) -> Result<(), KernelError> {
+        let layers = [ProjectionBack { weight, pair: None, dy }];
+        self.project_back(None, &self.alloc(0)?, &layers, &mut self.alloc(0)?, Some((dx, write)))
+    }
 
     /// `y[t] = gain * x[t] / sqrt(mean(x[t]^2) + eps)`; `x, y: [T, width]`, `gain: [width]`.
     ///

@@ -14,6 +14,9 @@ mod backend;
 pub mod cpu;
 mod error;
 
-pub use backend::{AdamW, Attention, Backend, Direction, LoraShape, Precision, Readout, Sight, Targets, Wanted, Write};
+pub use backend::{
+    AdamW, Attention, Backend, Direction, LoraShape, Precision, Projection, ProjectionBack, Readout, Sight, Targets,
+    Wanted, Write,
+};
 pub use cpu::Cpu;
 pub use error::KernelError;

@@ -1,7 +1,10 @@
 //! Every operation against its definition in float64, and one thread against three.
 #![expect(clippy::unwrap_used, reason = "a test whose fixture fails stops there")]
 
-use insula_kernels::{AdamW, Attention, Backend, Cpu, Direction, LoraShape, Precision, Sight, Targets, Wanted, Write};
+use insula_kernels::{
+    AdamW, Attention, Backend, Cpu, Direction, LoraShape, Precision, Projection, ProjectionBack, Sight, Targets,
+    Wanted, Write,
+};
 
 const SHAPE: Attention = Attention { heads: 4, kv_heads: 2, head_dim: 10 };
 
@@ -134,12 +137,12 @@ fn everything(cpu: &Cpu) -> Vec<Vec<f32>> {
         let weight = cpu.weight([output, input], &values(output * input, 7), precision).unwrap();
         let mut y = cpu.upload(&values(m * output, 8)).unwrap();
         let mut down = cpu.alloc(m * r).unwrap();
-        cpu.matmul(&x, &weight, &mut y, Write::Add).unwrap();
-        cpu.lora(&x, &params, &shape, &mut down, &mut y).unwrap();
+        let layer = Projection { weight: &weight, pair: Some((shape, &mut down)), y: &mut y };
+        cpu.project(&x, &params, &mut [layer], Write::Add).unwrap();
         let mut dx = cpu.upload(&values(m * input, 9)).unwrap();
-        cpu.matmul_back(&y, &weight, &mut dx, Write::Add).unwrap();
         let mut grads = cpu.upload(&values(3 + r * (input + output), 10)).unwrap();
-        cpu.lora_back(&x, &down, &y, &params, &shape, &mut grads, Some(&mut dx)).unwrap();
+        let layer = ProjectionBack { weight: &weight, pair: Some((shape, &down)), dy: &y };
+        cpu.project_back(Some(&x), &params, &[layer], &mut grads, Some((&mut dx, Write::Add))).unwrap();
         all.extend([&y, &down, &dx, &grads].map(|buffer| cpu.download(buffer).unwrap()));
     }
     all

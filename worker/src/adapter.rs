@@ -157,7 +157,7 @@ impl Segment {
 }
 
 /// The segments of one adapter, in order, without gaps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layout {
     /// All segments: by layer, then target, A before B.
     pub segments: Vec<Segment>,

@@ -132,7 +132,7 @@ impl<B: Backend> Engine<B> {
         let backend = &self.model.backend;
         let scene = Scene::upload(backend, &self.model.config, &forest, &supervision.rows)?;
         let adapted = Adapted::upload(backend, adapter)?;
-        let passed = self.model.forward(&scene, Some(&adapted), Keep::All)?;
+        let passed = self.model.forward(&scene, &adapted, Keep::All)?;
         let (loss_sum, dlast) = self.model.loss(&passed, &supervision)?;
         let mut grads = backend.alloc(adapter.params.len())?;
         backend.zero(&mut grads)?;
@@ -165,7 +165,7 @@ impl<B: Backend> Engine<B> {
         if let Some(prompt) = prompts.iter().position(Vec::is_empty) {
             return Err(EngineError::EmptyPrompt { prompt });
         }
-        evaluate::evaluate(&self.model, adapted.as_ref(), prompts, trie, mode, max_new_tokens)
+        evaluate::evaluate(&self.model, &adapted, prompts, trie, mode, max_new_tokens)
     }
 
     /// Logits after every token of every sequence, `[tokens, vocab]` each: for inspection and tests, not for a loop.
@@ -178,16 +178,16 @@ impl<B: Backend> Engine<B> {
         let forest = Forest::build(sequences);
         let rows: Vec<u32> = (0..forest.len() as u32).collect();
         let scene = Scene::upload(&self.model.backend, &self.model.config, &forest, &rows)?;
-        let passed = self.model.forward(&scene, adapted.as_ref(), Keep::Nothing)?;
+        let passed = self.model.forward(&scene, &adapted, Keep::Nothing)?;
         let (logits, vocab) = (self.model.logits(&passed, rows.len())?, self.model.config.vocab);
         let of_row = |row: &u32| logits[*row as usize * vocab..][..vocab].iter().copied();
         Ok(forest.paths.iter().map(|path| path.iter().flat_map(of_row).collect()).collect())
     }
 
-    fn adapted(&self, adapter: Option<&Adapter>) -> Result<Option<Adapted<B>>, EngineError> {
-        let Some(adapter) = adapter else { return Ok(None) };
+    fn adapted(&self, adapter: Option<&Adapter>) -> Result<Adapted<B>, EngineError> {
+        let Some(adapter) = adapter else { return Ok(Adapted::nothing(&self.model.backend)?) };
         self.check_adapter(adapter)?;
-        Ok(Some(Adapted::upload(&self.model.backend, adapter)?))
+        Ok(Adapted::upload(&self.model.backend, adapter)?)
     }
 
     fn check_adapter(&self, adapter: &Adapter) -> Result<(), EngineError> {

@@ -5,12 +5,10 @@
 
 pub mod adamw;
 mod attention;
-mod attention_back;
 mod buffer;
 mod cross_entropy;
-mod lora;
-mod matmul;
 pub(crate) mod pack;
+mod project;
 mod rms_norm;
 mod rotary;
 mod rows;
@@ -25,11 +23,10 @@ pub use simd::vector_units;
 pub use weight::CpuWeight;
 
 use crate::backend::{
-    AdamW, Attention, Backend, Direction, LoraShape, Precision, Readout, Sight, Targets, Wanted, Write,
+    AdamW, Attention, Backend, Direction, Precision, Projection, ProjectionBack, Readout, Sight, Targets, Wanted, Write,
 };
 use crate::error::KernelError;
-use attention::Seen;
-use attention_back::Saved;
+use attention::{Saved, Seen};
 use buffer::Arena;
 
 /// The host's processor, with a fixed number of threads.
@@ -108,36 +105,36 @@ impl Backend for Cpu {
         self.run(|| rows::embed(table, &ids.0, out))
     }
 
-    fn matmul(&self, x: &CpuBuffer, w: &CpuWeight, y: &mut CpuBuffer, write: Write) -> Result<(), KernelError> {
-        self.run(|| matmul::forward(&self.arena, x, w, y, write == Write::Add))
-    }
-
-    fn matmul_back(&self, dy: &CpuBuffer, w: &CpuWeight, dx: &mut CpuBuffer, write: Write) -> Result<(), KernelError> {
-        self.run(|| matmul::backward(&self.arena, dy, w, dx, write == Write::Add))
-    }
-
-    fn lora(
+    fn project(
         &self,
         x: &CpuBuffer,
         params: &CpuBuffer,
-        shape: &LoraShape,
-        down: &mut CpuBuffer,
-        y: &mut CpuBuffer,
+        layers: &mut [Projection<'_, Self>],
+        write: Write,
     ) -> Result<(), KernelError> {
-        self.run(|| lora::forward(&self.arena, x, params, shape, down, y))
+        let layers = layers.iter_mut().map(|Projection { weight, pair, y }| {
+            let pair = pair.as_mut().map(|(shape, down)| (*shape, &mut ***down));
+            project::Forward { weight, pair, y }
+        });
+        let mut layers: Vec<_> = layers.collect();
+        self.run(|| project::forward(&self.arena, x, params, &mut layers, write == Write::Add))
     }
 
-    fn lora_back(
+    fn project_back(
         &self,
-        x: &CpuBuffer,
-        down: &CpuBuffer,
-        dy: &CpuBuffer,
+        x: Option<&CpuBuffer>,
         params: &CpuBuffer,
-        shape: &LoraShape,
+        layers: &[ProjectionBack<'_, Self>],
         grads: &mut CpuBuffer,
-        dx: Option<&mut CpuBuffer>,
+        dx: Option<(&mut CpuBuffer, Write)>,
     ) -> Result<(), KernelError> {
-        self.run(|| lora::backward(&self.arena, x, down, dy, params, shape, grads, dx.map(|dx| &mut **dx)))
+        let layers = layers.iter().map(|ProjectionBack { weight, pair, dy }| {
+            let pair = pair.map(|(shape, down)| (shape, &**down));
+            project::Backward { weight, pair, dy }
+        });
+        let layers: Vec<_> = layers.collect();
+        let dx = dx.map(|(dx, write)| (&mut **dx, write == Write::Add));
+        self.run(|| project::backward(&self.arena, x.map(|x| &**x), params, &layers, grads, dx))
     }
 
     fn rms_norm(&self, x: &CpuBuffer, gain: &CpuBuffer, eps: f32, y: &mut CpuBuffer) -> Result<(), KernelError> {
@@ -193,7 +190,7 @@ impl Backend for Cpu {
         dv: &mut CpuBuffer,
     ) -> Result<(), KernelError> {
         let saved = Saved { q, k, v, out, lse, dout };
-        self.run(|| attention_back::backward(&self.arena, shape, seen(sight), &saved, dq, dk, dv))
+        self.run(|| attention::backward(&self.arena, shape, seen(sight), &saved, dq, dk, dv))
     }
 
     fn swiglu(&self, gate: &CpuBuffer, up: &CpuBuffer, out: &mut CpuBuffer) -> Result<(), KernelError> {

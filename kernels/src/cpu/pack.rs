@@ -35,16 +35,16 @@ pub(crate) fn straight_strided(b: &[f32], stride: usize, k: usize, n: usize, pan
     });
 }
 
-/// Packs `B: [k, n]` from the panels of its transpose, which `block(at, len, to)` reads.
+/// Packs `B: [k, n]` from the panels of its transpose, which `block(at, to)` reads.
 ///
 /// Rows 16q.. and columns 16p.. of B are a 16 x 16 block of panel q, lying turned.
-pub(crate) fn turned(k: usize, n: usize, block: impl Fn(usize, usize, &mut [f32]) + Sync, panels: &mut [f32]) {
+pub(crate) fn turned(k: usize, n: usize, block: impl Fn(usize, &mut [f32]) + Sync, panels: &mut [f32]) {
     let count = n.div_ceil(PANEL);
     panels[..count * PANEL * k].par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
         let width = PANEL.min(n - p * PANEL);
         let mut turned = [0.0; PANEL * PANEL];
         for (q, out) in panel.chunks_mut(PANEL * PANEL).enumerate() {
-            block(q * PANEL * n + p * PANEL * PANEL, width * PANEL, &mut turned[..width * PANEL]);
+            block(q * PANEL * n + p * PANEL * PANEL, &mut turned[..width * PANEL]);
             transpose::rows_to_panel(&turned, PANEL, width, out.len() / PANEL, out);
         }
     });

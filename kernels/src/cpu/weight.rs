@@ -4,12 +4,11 @@
 //! of W side by side, column after column, the last panel padded with zeros. The forward product, which training and
 //! decoding both do most, packs nothing; the backward product turns 16 x 16 blocks around; a row is a strided read.
 
-use std::sync::Arc;
+use std::ops::Range;
 
 use half::bf16;
 use rayon::prelude::*;
 
-use super::buffer::Arena;
 use super::pack;
 use super::simd::gemm::{PANEL, packed_len};
 use super::simd::math;
@@ -60,31 +59,32 @@ impl CpuWeight {
         }
     }
 
-    /// Lends the panels of B = W^T in float32: as they lie, or widened into storage of `arena`.
-    pub(crate) fn with_forward_panels<R>(&self, arena: &Arc<Arena>, product: impl FnOnce(&[f32]) -> R) -> R {
+    /// The panels of B = W^T where they lie in float32.
+    pub(crate) fn panels(&self) -> Option<&[f32]> {
         match &self.panels {
-            Panels::F32(panels) => product(panels),
-            Panels::Bf16(panels) => {
-                let mut wide = arena.take(panels.len());
-                let panel = PANEL * self.columns;
-                let pairs = wide.par_chunks_mut(panel).zip(panels.par_chunks(panel));
-                pairs.for_each(|(wide, narrow)| math::widen(narrow, wide));
-                product(&wide)
-            }
+            Panels::F32(panels) => Some(panels),
+            Panels::Bf16(_) => None,
         }
     }
 
-    /// Writes the panels of B = W: `[packed_len(rows, columns)]`.
-    pub(crate) fn pack_backward(&self, to: &mut [f32]) {
+    /// Writes the panels of some rows of W, from a whole panel on: `[packed_len(columns, rows)]` of B = W^T.
+    pub(crate) fn widen(&self, rows: &Range<usize>, to: &mut [f32]) {
+        let panel = PANEL * self.columns;
+        let (first, count) = (rows.start / PANEL, rows.len().div_ceil(PANEL));
+        to[..count * panel].par_chunks_mut(panel).enumerate().for_each(|(p, to)| self.read((first + p) * panel, to));
+    }
+
+    /// Writes the panels of B = those rows of W, from a whole panel on: `[packed_len(rows, columns)]`.
+    pub(crate) fn turn(&self, rows: &Range<usize>, to: &mut [f32]) {
+        let first = rows.start / PANEL * PANEL * self.columns;
+        pack::turned(rows.len(), self.columns, |at, to| self.read(first + at, to), to);
+    }
+
+    /// Copies stored values from `at` on, widened.
+    fn read(&self, at: usize, to: &mut [f32]) {
         match &self.panels {
-            Panels::F32(panels) => {
-                let block = |at: usize, len: usize, to: &mut [f32]| to.copy_from_slice(&panels[at..at + len]);
-                pack::turned(self.rows, self.columns, block, to);
-            }
-            Panels::Bf16(panels) => {
-                let block = |at: usize, len: usize, to: &mut [f32]| math::widen(&panels[at..at + len], to);
-                pack::turned(self.rows, self.columns, block, to);
-            }
+            Panels::F32(panels) => to.copy_from_slice(&panels[at..][..to.len()]),
+            Panels::Bf16(panels) => math::widen(&panels[at..][..to.len()], to),
         }
     }
 }
@@ -106,12 +106,21 @@ mod tests {
                 assert_eq!(row, expected[(rows - 1) * columns..]);
                 let mut reference = vec![f32::NAN; packed_len(columns, rows)];
                 pack::transposed(&expected, rows, columns, &mut reference);
-                weight.with_forward_panels(&Arc::default(), |panels| assert_eq!(panels, reference));
+                let mut wide = vec![f32::NAN; reference.len()];
+                weight.widen(&(0..rows), &mut wide);
+                assert_eq!(wide, reference);
+                assert!(weight.panels().is_none_or(|panels| panels == reference));
                 let mut reference = vec![f32::NAN; packed_len(rows, columns)];
                 pack::straight(&expected, rows, columns, &mut reference);
                 let mut packed = vec![f32::NAN; reference.len()];
-                weight.pack_backward(&mut packed);
+                weight.turn(&(0..rows), &mut packed);
                 assert_eq!(packed, reference, "{rows} x {columns}");
+                if rows > PANEL {
+                    let mut part = vec![f32::NAN; packed_len(rows - PANEL, columns)];
+                    weight.turn(&(PANEL..rows), &mut part);
+                    pack::straight(&expected[PANEL * columns..], rows - PANEL, columns, &mut packed);
+                    assert_eq!(part, packed[..part.len()]);
+                }
             }
         }
     }

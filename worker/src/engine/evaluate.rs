@@ -57,7 +57,7 @@ struct Path {
 
 pub(super) fn evaluate<B: Backend>(
     model: &Llama<B>,
-    adapted: Option<&Adapted<B>>,
+    adapted: &Adapted<B>,
     prompts: &[Vec<u32>],
     trie: &LabelTrie,
     mode: EvalMode,
@@ -186,7 +186,7 @@ fn follow(trie: &LabelTrie, nodes: &[usize], readout: &Readout, max_new_tokens: 
 /// Decodes the paths that left the trie, all at once, equal ones once.
 struct Decoder<'a, B: Backend> {
     model: &'a Llama<B>,
-    adapted: Option<&'a Adapted<B>>,
+    adapted: &'a Adapted<B>,
     trie: &'a LabelTrie,
     reading: &'a Reading,
     max_new_tokens: usize,

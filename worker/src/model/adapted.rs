@@ -1,6 +1,6 @@
 //! The adapter on the device, and the linear layers it changes.
 
-use insula_kernels::{Backend, KernelError, LoraShape, Write};
+use insula_kernels::{Backend, KernelError, LoraShape, Projection, ProjectionBack, Write};
 
 use super::Llama;
 use crate::adapter::{Adapter, Layout, Target};
@@ -18,6 +18,11 @@ impl<B: Backend> Adapted<B> {
         Ok(Self { params, layout: adapter.layout.clone(), scale: adapter.config.scaling() })
     }
 
+    /// No adapter: the bare base.
+    pub(crate) fn nothing(backend: &B) -> Result<Self, KernelError> {
+        Ok(Self { params: backend.alloc(0)?, layout: Layout::default(), scale: 0.0 })
+    }
+
     pub(crate) fn pair(&self, layer: usize, target: Target) -> Option<LoraShape> {
         self.layout.pair(layer, target, self.scale)
     }
@@ -30,11 +35,11 @@ impl<B: Backend> Adapted<B> {
 /// LoRA's down projections `x A^T: [T, r]` of one layer, by target.
 pub(crate) type Downs<B> = [Option<<B as Backend>::Buffer>; 7];
 
-/// One linear layer: where, and with which adapter.
+/// The linear layers of one decoder layer, with an adapter's pairs on them.
 pub(super) struct Linear<'a, B: Backend> {
     pub model: &'a Llama<B>,
     pub layer: usize,
-    pub adapted: Option<&'a Adapted<B>>,
+    pub adapted: &'a Adapted<B>,
 }
 
 impl<B: Backend> Clone for Linear<'_, B> {
@@ -46,64 +51,77 @@ impl<B: Backend> Clone for Linear<'_, B> {
 impl<B: Backend> Copy for Linear<'_, B> {}
 
 impl<B: Backend> Linear<'_, B> {
-    /// `y (+)= x W^T (+ LoRA)` for `x: [rows, in]`; the down projection goes to `downs`.
-    pub(super) fn forward(
+    /// `y_i (+)= x W_i^T (+ LoRA)` for projections of one `x: [rows, in]`; the down projections go to `downs`.
+    pub(super) fn forward<const N: usize>(
         &self,
-        target: Target,
+        targets: [Target; N],
         x: &B::Buffer,
         rows: usize,
-        y: &mut B::Buffer,
+        ys: [&mut B::Buffer; N],
         write: Write,
         downs: &mut Downs<B>,
     ) -> Result<(), KernelError> {
-        let backend = &self.model.backend;
-        backend.matmul(x, self.model.layers[self.layer].weight(target), y, write)?;
-        if let Some((adapted, shape)) = self.pair(target) {
-            let mut down = backend.alloc(rows * shape.r)?;
-            backend.lora(x, &adapted.params, &shape, &mut down, y)?;
-            downs[target as usize] = Some(down);
+        for target in targets {
+            let down = self.pair(target).map(|shape| self.model.backend.alloc(rows * shape.r)).transpose()?;
+            downs[target as usize] = down;
         }
-        Ok(())
+        let mut lent: Vec<Option<&mut B::Buffer>> = downs.iter_mut().map(Option::as_mut).collect();
+        let mut layers: Vec<Projection<'_, B>> = targets
+            .into_iter()
+            .zip(ys)
+            .map(|(target, y)| Projection {
+                weight: self.weight(target),
+                pair: self.pair(target).zip(lent[target as usize].take()),
+                y,
+            })
+            .collect();
+        self.model.backend.project(x, &self.adapted.params, &mut layers, write)
     }
 
-    /// `y = x W^T (+ LoRA)` into a fresh buffer.
-    pub(super) fn fresh(
+    /// `y_i = x W_i^T (+ LoRA)` into fresh buffers.
+    pub(super) fn fresh<const N: usize>(
         &self,
-        target: Target,
+        targets: [Target; N],
         x: &B::Buffer,
         rows: usize,
         downs: &mut Downs<B>,
-    ) -> Result<B::Buffer, KernelError> {
-        let [output, _] = target.shape(&self.model.config);
-        let mut y = self.model.backend.alloc(rows * output)?;
-        self.forward(target, x, rows, &mut y, Write::Set, downs)?;
-        Ok(y)
+    ) -> Result<[B::Buffer; N], KernelError> {
+        let ys = targets.map(|target| self.model.backend.alloc(rows * target.shape(&self.model.config)[0]));
+        let mut ys = all(ys)?;
+        self.forward(targets, x, rows, ys.each_mut(), Write::Set, downs)?;
+        Ok(ys)
     }
 
-    /// The pair's gradients into `grads`, and where `dx` is asked for `dx (+)= dy W (+ LoRA)`.
+    /// The pairs' gradients into `grads`, and where `dx` is asked for `dx (+)= sum_i dy_i W_i (+ LoRA)`.
     ///
-    /// `x` may be `None` where the target is not adapted.
-    pub(super) fn backward(
+    /// `x` may be `None` where no target is adapted.
+    pub(super) fn backward<const N: usize>(
         &self,
-        target: Target,
+        targets: [Target; N],
         x: Option<&B::Buffer>,
         downs: &Downs<B>,
-        dy: &B::Buffer,
+        dys: [&B::Buffer; N],
         grads: &mut B::Buffer,
-        mut dx: Option<(&mut B::Buffer, Write)>,
+        dx: Option<(&mut B::Buffer, Write)>,
     ) -> Result<(), KernelError> {
-        let backend = &self.model.backend;
-        if let Some((dx, write)) = &mut dx {
-            backend.matmul_back(dy, self.model.layers[self.layer].weight(target), dx, *write)?;
-        }
-        if let (Some((adapted, shape)), Some(x), Some(down)) = (self.pair(target), x, &downs[target as usize]) {
-            backend.lora_back(x, down, dy, &adapted.params, &shape, grads, dx.map(|(dx, _)| dx))?;
-        }
-        Ok(())
+        let layers = std::array::from_fn::<_, N, _>(|i| ProjectionBack {
+            weight: self.weight(targets[i]),
+            pair: self.pair(targets[i]).zip(downs[targets[i] as usize].as_ref()),
+            dy: dys[i],
+        });
+        self.model.backend.project_back(x, &self.adapted.params, &layers, grads, dx)
     }
 
-    fn pair(&self, target: Target) -> Option<(&Adapted<B>, LoraShape)> {
-        let adapted = self.adapted?;
-        Some((adapted, adapted.pair(self.layer, target)?))
+    fn weight(&self, target: Target) -> &B::Weight {
+        self.model.layers[self.layer].weight(target)
     }
+
+    fn pair(&self, target: Target) -> Option<LoraShape> {
+        self.adapted.pair(self.layer, target)
+    }
+}
+
+fn all<T, const N: usize>(results: [Result<T, KernelError>; N]) -> Result<[T; N], KernelError> {
+    let collected = results.into_iter().collect::<Result<Vec<T>, KernelError>>()?;
+    Ok(collected.try_into().unwrap_or_else(|_| unreachable!("as many as there were results")))
 }

@@ -28,7 +28,7 @@ impl<B: Backend> Llama<B> {
     ) -> Result<(), KernelError> {
         while let Some(state) = passed.states.pop() {
             let layer = passed.states.len();
-            let linear = Linear { model: self, layer, adapted: Some(adapted) };
+            let linear = Linear { model: self, layer, adapted };
             let step = Step { linear, scene, state: &state, adapted, last: layer + 1 == self.layers.len() };
             match step.run(dy, grads)? {
                 Some(dx) => dy = dx,
@@ -89,11 +89,12 @@ impl<B: Backend> Step<'_, B> {
             false => None,
         };
         if !self.wanted(&[Q, K, V, O, Gate, Up]) {
-            self.linear.backward(Down, act.as_ref(), &self.state.downs, dy, grads, None)?;
+            self.linear.backward([Down], act.as_ref(), &self.state.downs, [dy], grads, None)?;
             return Ok(false);
         }
         let mut dgate = self.alloc(rows, intermediate)?;
-        self.linear.backward(Down, act.as_ref(), &self.state.downs, dy, grads, Some((&mut dgate, Write::Set)))?;
+        self.linear.backward([Down], act.as_ref(), &self.state.downs, [dy], grads, Some((&mut dgate, Write::Set)))?;
+        drop(act);
         let mut dup = self.alloc(rows, intermediate)?;
         model.backend.swiglu_back(&rest.gate, &rest.up, &mut dgate, &mut dup)?;
 
@@ -101,16 +102,14 @@ impl<B: Backend> Step<'_, B> {
             true => Some(model.mlp_normed(self.linear.layer, &rest.mid, rows)?),
             false => None,
         };
+        let dys = [&dgate, &dup];
         if !self.wanted(&[Q, K, V, O]) {
-            self.linear.backward(Gate, normed.as_ref(), &self.state.downs, &dgate, grads, None)?;
-            self.linear.backward(Up, normed.as_ref(), &self.state.downs, &dup, grads, None)?;
+            self.linear.backward([Gate, Up], normed.as_ref(), &self.state.downs, dys, grads, None)?;
             return Ok(false);
         }
         let mut dnormed = self.alloc(rows, hidden)?;
         let into = Some((&mut dnormed, Write::Set));
-        self.linear.backward(Gate, normed.as_ref(), &self.state.downs, &dgate, grads, into)?;
-        let into = Some((&mut dnormed, Write::Add));
-        self.linear.backward(Up, normed.as_ref(), &self.state.downs, &dup, grads, into)?;
+        self.linear.backward([Gate, Up], normed.as_ref(), &self.state.downs, dys, grads, into)?;
         let gain = &model.layers[self.linear.layer].mlp_norm;
         model.backend.rms_norm_back(&rest.mid, gain, model.config.rms_eps, &dnormed, dy)?;
         Ok(true)
@@ -120,11 +119,12 @@ impl<B: Backend> Step<'_, B> {
     fn attention(&self, dmid: &B::Buffer, grads: &mut B::Buffer) -> Result<Option<Attended<B>>, KernelError> {
         let (model, rest, downs) = (self.model(), &self.state.rest, &self.state.downs);
         if !self.wanted(&[Q, K, V]) {
-            self.linear.backward(O, Some(&rest.attention), downs, dmid, grads, None)?;
+            self.linear.backward([O], Some(&rest.attention), downs, [dmid], grads, None)?;
             return Ok(None);
         }
         let mut dout = self.alloc(self.rows(), model.q_width())?;
-        self.linear.backward(O, Some(&rest.attention), downs, dmid, grads, Some((&mut dout, Write::Set)))?;
+        let into = Some((&mut dout, Write::Set));
+        self.linear.backward([O], Some(&rest.attention), downs, [dmid], grads, into)?;
         let mut attended = Attended {
             dq: self.alloc(self.rows(), model.q_width())?,
             dk: self.alloc(self.scene.tokens, model.kv_width())?,
@@ -157,21 +157,23 @@ impl<B: Backend> Step<'_, B> {
             true => Some(model.attention_normed(self.linear.layer, &self.state.x, self.scene.tokens)?),
             false => None,
         };
-        if self.linear.layer == 0 {
-            self.linear.backward(K, normed.as_ref(), downs, &dk, grads, None)?;
-            self.linear.backward(V, normed.as_ref(), downs, &dv, grads, None)?;
-            self.query(normed.as_ref(), &dq, grads, None)?;
-            return Ok(None);
+        let into_input = self.linear.layer > 0;
+        let mut dnormed = match into_input {
+            true => Some(self.alloc(self.scene.tokens, model.config.hidden)?),
+            false => None,
+        };
+        let into = dnormed.as_mut().map(|dnormed| (dnormed, Write::Set));
+        if self.last {
+            self.linear.backward([K, V], normed.as_ref(), downs, [&dk, &dv], grads, into)?;
+            self.chosen_queries(normed.as_ref(), &dq, grads, dnormed.as_mut())?;
+        } else {
+            self.linear.backward([Q, K, V], normed.as_ref(), downs, [&dq, &dk, &dv], grads, into)?;
         }
-        let mut dnormed = self.alloc(self.scene.tokens, model.config.hidden)?;
-        self.linear.backward(K, normed.as_ref(), downs, &dk, grads, Some((&mut dnormed, Write::Set)))?;
-        self.linear.backward(V, normed.as_ref(), downs, &dv, grads, Some((&mut dnormed, Write::Add)))?;
-        self.query(normed.as_ref(), &dq, grads, Some(&mut dnormed))?;
-        Ok(Some(dnormed))
+        Ok(dnormed)
     }
 
-    /// The query projection, which in the last layer saw the chosen rows only.
-    fn query(
+    /// The last layer's query projection, which saw the chosen rows only.
+    fn chosen_queries(
         &self,
         normed: Option<&B::Buffer>,
         dq: &B::Buffer,
@@ -179,15 +181,12 @@ impl<B: Backend> Step<'_, B> {
         dnormed: Option<&mut B::Buffer>,
     ) -> Result<(), KernelError> {
         let (model, downs) = (self.model(), &self.state.downs);
-        if !self.last {
-            return self.linear.backward(Q, normed, downs, dq, grads, dnormed.map(|d| (d, Write::Add)));
-        }
         let normed = normed.map(|normed| model.gather(normed, self.scene)).transpose()?;
         let Some(dnormed) = dnormed else {
-            return self.linear.backward(Q, normed.as_ref(), downs, dq, grads, None);
+            return self.linear.backward([Q], normed.as_ref(), downs, [dq], grads, None);
         };
         let mut dchosen = self.alloc(self.rows(), model.config.hidden)?;
-        self.linear.backward(Q, normed.as_ref(), downs, dq, grads, Some((&mut dchosen, Write::Set)))?;
+        self.linear.backward([Q], normed.as_ref(), downs, [dq], grads, Some((&mut dchosen, Write::Set)))?;
         model.backend.scatter_add_rows(&dchosen, &self.scene.chosen.rows, model.config.hidden, dnormed)
     }
 

@@ -10,6 +10,7 @@ use super::Llama;
 use super::adapted::{Adapted, Downs, Linear};
 use super::forward::{Looking, Passed};
 use super::scene::angles;
+use crate::adapter::Target;
 use crate::forest::Forest;
 
 /// A chain's next token.
@@ -64,7 +65,7 @@ impl<B: Backend> Llama<B> {
         &self,
         cache: &mut KeyValueCache<B>,
         chains: &[Chain],
-        adapted: Option<&Adapted<B>>,
+        adapted: &Adapted<B>,
     ) -> Result<Readout, KernelError> {
         let (backend, rows) = (&self.backend, chains.len());
         let at = cache.start.len() * self.kv_width();
@@ -80,10 +81,10 @@ impl<B: Backend> Llama<B> {
         for (layer, (keys, values)) in cache.layers.iter_mut().enumerate() {
             let (linear, mut downs) = (Linear { model: self, layer, adapted }, Downs::<B>::default());
             let normed = self.attention_normed(layer, &x, rows)?;
-            let (k, v) = self.keys_values(linear, &normed, rows, &angles, &mut downs)?;
-            backend.copy(&k, keys, at)?;
+            let [q, k, v] = linear.fresh([Target::Q, Target::K, Target::V], &normed, rows, &mut downs)?;
+            backend.copy(&self.rotated(k, &angles)?, keys, at)?;
             backend.copy(&v, values, at)?;
-            let looking = Looking { x: &x, normed: &normed, rows, angles: &angles };
+            let looking = Looking { x: &x, q: self.rotated(q, &angles)?, rows };
             let (_, y) = self.rest_forward(linear, looking, &sight, keys, values, &mut downs)?;
             x = y;
         }

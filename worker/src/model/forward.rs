@@ -48,12 +48,7 @@ pub(crate) struct Passed<B: Backend> {
 
 impl<B: Backend> Llama<B> {
     /// Runs all layers; the last one only at the chosen rows.
-    pub(crate) fn forward(
-        &self,
-        scene: &Scene<B>,
-        adapted: Option<&Adapted<B>>,
-        keep: Keep,
-    ) -> Result<Passed<B>, KernelError> {
+    pub(crate) fn forward(&self, scene: &Scene<B>, adapted: &Adapted<B>, keep: Keep) -> Result<Passed<B>, KernelError> {
         let mut x = self.embed(&scene.ids, scene.tokens)?;
         let (mut states, mut keys_values) = (Vec::new(), Vec::new());
         for layer in 0..self.layers.len() {
@@ -84,17 +79,22 @@ impl<B: Backend> Llama<B> {
     ) -> Result<(LayerState<B>, B::Buffer), KernelError> {
         let mut downs = Downs::<B>::default();
         let normed = self.attention_normed(linear.layer, &x, scene.tokens)?;
-        let (k, v) = self.keys_values(linear, &normed, scene.tokens, &scene.angles, &mut downs)?;
-        let sight = scene.sight(last);
-        let (rest, y) = if last {
-            let chosen = &scene.chosen;
-            let (x, normed) = (self.gather(&x, scene)?, self.gather(&normed, scene)?);
-            let looking = Looking { x: &x, normed: &normed, rows: chosen.count, angles: &chosen.angles };
-            self.rest_forward(linear, looking, &sight, &k, &v, &mut downs)?
+        let (rows, angles) =
+            if last { (scene.chosen.count, &scene.chosen.angles) } else { (scene.tokens, &scene.angles) };
+        let (q, k, v, gathered);
+        if last {
+            [k, v] = linear.fresh([Target::K, Target::V], &normed, scene.tokens, &mut downs)?;
+            [q] = linear.fresh([Target::Q], &self.gather(&normed, scene)?, rows, &mut downs)?;
+            gathered = Some(self.gather(&x, scene)?);
         } else {
-            let looking = Looking { x: &x, normed: &normed, rows: scene.tokens, angles: &scene.angles };
-            self.rest_forward(linear, looking, &sight, &k, &v, &mut downs)?
-        };
+            [q, k, v] = linear.fresh([Target::Q, Target::K, Target::V], &normed, rows, &mut downs)?;
+            gathered = None;
+        }
+        drop(normed);
+        let k = self.rotated(k, &scene.angles)?;
+        let looking = Looking { x: gathered.as_ref().unwrap_or(&x), q: self.rotated(q, angles)?, rows };
+        let (rest, y) = self.rest_forward(linear, looking, &scene.sight(last), &k, &v, &mut downs)?;
+        drop(gathered);
         Ok((LayerState { x, k, v, rest, downs }, y))
     }
 
@@ -121,22 +121,13 @@ impl<B: Backend> Llama<B> {
         Ok(out)
     }
 
-    /// Rotated keys, and values, of normed rows.
-    pub(super) fn keys_values(
-        &self,
-        linear: Linear<'_, B>,
-        normed: &B::Buffer,
-        rows: usize,
-        angles: &B::Buffer,
-        downs: &mut Downs<B>,
-    ) -> Result<(B::Buffer, B::Buffer), KernelError> {
-        let mut k = linear.fresh(Target::K, normed, rows, downs)?;
-        self.backend.rotary(&mut k, angles, self.config.head_dim, Direction::Forward)?;
-        let v = linear.fresh(Target::V, normed, rows, downs)?;
-        Ok((k, v))
+    /// Queries or keys turned to their positions.
+    pub(super) fn rotated(&self, mut x: B::Buffer, angles: &B::Buffer) -> Result<B::Buffer, KernelError> {
+        self.backend.rotary(&mut x, angles, self.config.head_dim, Direction::Forward)?;
+        Ok(x)
     }
 
-    /// Queries, attention and MLP of the rows that look.
+    /// Attention and MLP of the rows that look.
     pub(super) fn rest_forward(
         &self,
         linear: Linear<'_, B>,
@@ -146,20 +137,19 @@ impl<B: Backend> Llama<B> {
         v: &B::Buffer,
         downs: &mut Downs<B>,
     ) -> Result<(Rest<B>, B::Buffer), KernelError> {
-        let (backend, rows) = (&self.backend, looking.rows);
-        let mut q = linear.fresh(Target::Q, looking.normed, rows, downs)?;
-        backend.rotary(&mut q, looking.angles, self.config.head_dim, Direction::Forward)?;
+        let backend = &self.backend;
+        let Looking { x, q, rows } = looking;
         let mut attention = backend.alloc(rows * self.q_width())?;
         let mut lse = backend.alloc(rows * self.config.heads)?;
         backend.attention(self.attention_shape(), sight, &q, k, v, &mut attention, &mut lse)?;
-        let mut mid = self.copied(looking.x, rows)?;
-        linear.forward(Target::O, &attention, rows, &mut mid, Write::Add, downs)?;
+        let mut mid = self.copied(x, rows)?;
+        linear.forward([Target::O], &attention, rows, [&mut mid], Write::Add, downs)?;
         let normed = self.mlp_normed(linear.layer, &mid, rows)?;
-        let gate = linear.fresh(Target::Gate, &normed, rows, downs)?;
-        let up = linear.fresh(Target::Up, &normed, rows, downs)?;
+        let [gate, up] = linear.fresh([Target::Gate, Target::Up], &normed, rows, downs)?;
+        drop(normed);
         let mut y = self.copied(&mid, rows)?;
         let act = self.activated(&gate, &up, rows)?;
-        linear.forward(Target::Down, &act, rows, &mut y, Write::Add, downs)?;
+        linear.forward([Target::Down], &act, rows, [&mut y], Write::Add, downs)?;
         Ok((Rest { q, attention, lse, mid, gate, up }, y))
     }
 
@@ -177,10 +167,9 @@ impl<B: Backend> Llama<B> {
     }
 }
 
-/// Rows that pose queries: their residuals, normed residuals and angles.
+/// Rows that pose queries: their residuals and their rotated queries.
 pub(super) struct Looking<'a, B: Backend> {
     pub x: &'a B::Buffer,
-    pub normed: &'a B::Buffer,
+    pub q: B::Buffer,
     pub rows: usize,
-    pub angles: &'a B::Buffer,
 }

@@ -1,28 +1,32 @@
-//! Matrix product: `C (+)= A B`, with B packed in panels of [`PANEL`] columns.
+//! Matrix products: `C (+)= A1 B1 + A2 B2 + ...`, several such sums at a time.
 //!
 //! ```text
 //!            B: panel 0     panel 1                     a panel is [k][16]: 16 neighbouring columns of row k,
 //!          k ┌───16───┐   ┌───16───┐                    then of row k + 1, ...; the last one is padded
 //!            └────────┘   └────────┘
-//!   A: 6 rows x k          C: 6 x 16 in twelve registers, k summed in blocks that stay in the L1 cache
+//!   A: rows x k            C: 12 x 32 in twenty-four registers of AVX-512, or 6 x 16 in twelve of AVX2
 //! ```
-//! Each element of C is the same chain of operations (over k in order, in blocks that depend on k alone) wherever it
-//! falls in a tile, whatever the number of rows, columns or threads: results don't depend on any of them. That is why
-//! this is not the `gemm` crate, whose sums change with the shape.
+//! Each element of C is the same chain of operations (term after term, over k in order, in blocks that depend on k
+//! alone) wherever it falls in a tile, whatever the number of rows, columns or threads and the width of the vectors:
+//! results don't depend on any of them. That is why this is not a library, whose sums change with the shape.
+//!
+//! A sum of several terms costs no pass over C of its own: LoRA's thin products ride behind the frozen weight's, and
+//! the gradients of projections that share an input are one sum. Several sums in one call share their tasks out
+//! together, so that threads meet once.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::has_avx2;
+use super::{Vectors, tile::Tile, vectors};
 
-/// Columns of a packed panel: two AVX registers.
+/// Columns of a packed panel: one AVX-512 register or two AVX ones.
 pub(crate) const PANEL: usize = 16;
-/// Rows of a register tile: 6 x 2 accumulators, 2 of B and 1-2 of A fill the sixteen registers.
-const TILE: usize = 6;
-/// Most of k summed in one go: a panel of it (20 KB) and six rows of A (7.5 KB) share a 32 KB L1 cache.
+/// Most of k summed in one go: a panel of it and the tile's rows of A stay in the nearest caches.
 const DEPTH_MAX: usize = 320;
-/// Rows of C per task: A's block (96 x 320 floats) stays in the L2 cache.
+/// Rows of C per task: a multiple of every tile's height; enough tasks for many threads.
 const ROWS_PER_TASK: usize = 96;
-/// Most columns of C per task: enough tasks for many threads, few enough that A's block is reread seldom.
+/// Most columns of C per task, where there are rows enough.
 const COLUMNS_PER_TASK: usize = 512;
 
 /// The left operand: element (i, k) is `data[i * row + k * column]`.
@@ -52,29 +56,50 @@ impl<'a> Left<'a> {
     }
 }
 
-/// The right operand: panels `panel` values apart, of which the first rows count.
+/// The right operand: element (k, j) is `data[j / 16 * panel + k * row + j % 16]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Right<'a> {
     /// Elements.
     pub data: &'a [f32],
     /// Distance between panels.
     pub panel: usize,
+    /// Distance between rows.
+    pub row: usize,
 }
 
 impl<'a> Right<'a> {
-    /// Panels of exactly `k` rows.
+    /// Packed panels of exactly `k` rows.
     pub(crate) fn packed(data: &'a [f32], k: usize) -> Self {
-        Self { data, panel: k * PANEL }
+        Self { data, panel: k * PANEL, row: PANEL }
+    }
+
+    /// A row-major matrix of rows `row` apart, as it lies; its columns must be whole panels.
+    pub(crate) fn rows(data: &'a [f32], row: usize) -> Self {
+        Self { data, panel: PANEL, row }
+    }
+
+    fn check(&self, k: usize, n: usize) {
+        let last = (n.div_ceil(PANEL) - 1) * self.panel + (k - 1) * self.row + PANEL;
+        assert!(last <= self.data.len(), "right operand is shorter than {k} x {n}");
     }
 }
 
-/// Sizes of a product and what happens to C: `m x k` times `k x n`, rows of C `stride` apart.
+/// One product of a sum: `m x k` times `k x n`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Product {
+pub(crate) struct Term<'a> {
+    /// The left operand.
+    pub a: Left<'a>,
+    /// The right operand.
+    pub b: Right<'a>,
+    /// Columns of the left, rows of the right.
+    pub k: usize,
+}
+
+/// Where a sum goes: `m x n`, rows of C `stride` apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
     /// Rows of C.
     pub m: usize,
-    /// Columns of A.
-    pub k: usize,
     /// Columns of C.
     pub n: usize,
     /// Distance between rows of C.
@@ -83,50 +108,78 @@ pub(crate) struct Product {
     pub add: bool,
 }
 
+/// A sum of products and its output.
+#[derive(Debug)]
+pub(crate) struct Sum<'a> {
+    /// Its size.
+    pub shape: Shape,
+    /// What is added up, in this order; at least one.
+    pub terms: Vec<Term<'a>>,
+    /// C.
+    pub c: &'a mut [f32],
+}
+
 /// Length of B packed for `k x n`.
 pub(crate) fn packed_len(k: usize, n: usize) -> usize {
     n.div_ceil(PANEL) * PANEL * k
 }
 
-/// The product on all threads of the current rayon pool.
-pub(crate) fn parallel(product: Product, a: Left<'_>, b: Right<'_>, c: &mut [f32]) {
-    if product.m == 0 || product.n == 0 {
-        return;
+/// Several sums, on all threads of the current rayon pool.
+pub(crate) fn all(sums: &mut [Sum<'_>]) {
+    let mut tasks = Vec::new();
+    for (index, sum) in sums.iter_mut().enumerate() {
+        if sum.shape.m == 0 || sum.shape.n == 0 {
+            continue;
+        }
+        check(sum.shape, &sum.terms, sum.c.len());
+        let out = Shared(sum.c.as_mut_ptr());
+        tasks.extend(blocks(sum.shape).map(|(rows, columns)| (index, out, rows, columns)));
     }
-    check(product, a, b, c.len());
-    let columns = columns_per_task(product.n);
-    let (tall, wide) = (product.m.div_ceil(ROWS_PER_TASK), product.n.div_ceil(columns));
-    let out = Shared(c.as_mut_ptr());
-    (0..tall * wide).into_par_iter().for_each(|task| {
-        let (i, j) = (task % tall * ROWS_PER_TASK, task / tall * columns);
-        let rows = i..product.m.min(i + ROWS_PER_TASK);
-        let columns = j..product.n.min(j + columns);
-        // SAFETY: `check` proved all operands long enough for the whole product; tasks are disjoint blocks of C, and
-        // C is borrowed mutably for the whole call.
-        unsafe { block(product, a, b, out.get(), rows, columns) };
+    let sums = &*sums;
+    let vectors = vectors();
+    tasks.into_par_iter().with_max_len(1).for_each(|(index, out, rows, columns)| {
+        let sum = &sums[index];
+        // SAFETY: `check` proved all operands long enough for the whole sum; tasks are disjoint blocks of their C, each
+        // of which is borrowed mutably for the whole call.
+        unsafe { block(vectors, sum.shape, &sum.terms, out.get(), rows, columns) };
     });
 }
 
-/// The product on the calling thread.
-pub(crate) fn serial(product: Product, a: Left<'_>, b: Right<'_>, c: &mut [f32]) {
-    if product.m == 0 || product.n == 0 {
+/// The sum on the calling thread.
+pub(crate) fn serial(shape: Shape, terms: &[Term<'_>], c: &mut [f32]) {
+    if shape.m == 0 || shape.n == 0 {
         return;
     }
-    check(product, a, b, c.len());
-    // SAFETY: `check` proved all operands long enough for the whole product; C is borrowed mutably.
-    unsafe { block(product, a, b, c.as_mut_ptr(), 0..product.m, 0..product.n) };
+    check(shape, terms, c.len());
+    // SAFETY: `check` proved all operands long enough for the whole sum; C is borrowed mutably.
+    unsafe { block(vectors(), shape, terms, c.as_mut_ptr(), 0..shape.m, 0..shape.n) };
 }
 
-fn check(product: Product, a: Left<'_>, b: Right<'_>, c: usize) {
-    let Product { m, k, n, stride, .. } = product;
-    assert!(k > 0, "a product needs a depth");
-    a.check(m, k);
-    assert!((n.div_ceil(PANEL) - 1) * b.panel + k * PANEL <= b.data.len(), "packed operand is shorter than {k} x {n}");
+fn check(shape: Shape, terms: &[Term<'_>], c: usize) {
+    let Shape { m, n, stride, .. } = shape;
+    assert!(!terms.is_empty(), "a sum needs a term");
+    for Term { a, b, k } in terms {
+        assert!(*k > 0, "a product needs a depth");
+        a.check(m, *k);
+        b.check(*k, n);
+    }
     assert!(n <= stride && (m - 1) * stride + n <= c, "output is shorter than {m} x {n}");
 }
 
-fn columns_per_task(n: usize) -> usize {
-    n.div_ceil(n.div_ceil(COLUMNS_PER_TASK)).next_multiple_of(PANEL)
+/// The blocks of C that are tasks: those of the same columns stand together, since they read the same panels.
+fn blocks(shape: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let Shape { m, n, .. } = shape;
+    let wide = columns_per_task(m, n);
+    (0..n).step_by(wide).flat_map(move |j| {
+        let columns = j..n.min(j + wide);
+        (0..m).step_by(ROWS_PER_TASK).map(move |i| (i..m.min(i + ROWS_PER_TASK), columns.clone()))
+    })
+}
+
+fn columns_per_task(m: usize, n: usize) -> usize {
+    // With few rows the columns are what there is to share out.
+    let most = if m <= ROWS_PER_TASK { COLUMNS_PER_TASK / 4 } else { COLUMNS_PER_TASK };
+    n.div_ceil(n.div_ceil(most)).next_multiple_of(2 * PANEL)
 }
 
 fn depth(k: usize) -> usize {
@@ -143,7 +196,9 @@ impl Shared {
     }
 }
 
-// SAFETY: only `parallel` makes one, and its tasks write disjoint blocks.
+// SAFETY: only `all` makes one, and its tasks write disjoint blocks.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 /// One block of C, by one thread.
@@ -152,144 +207,60 @@ unsafe impl Sync for Shared {}
 /// The operands must pass `check`; nobody else may touch these rows and columns of C. `columns.start` is a multiple of
 /// `PANEL`.
 unsafe fn block(
-    product: Product,
-    a: Left<'_>,
-    b: Right<'_>,
+    vectors: Vectors,
+    shape: Shape,
+    terms: &[Term<'_>],
     c: *mut f32,
-    rows: std::ops::Range<usize>,
-    columns: std::ops::Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
 ) {
-    let Product { k, stride, .. } = product;
-    let (step, wide) = (depth(k), has_avx2());
-    for from in (0..k).step_by(step) {
-        let depth = step.min(k - from);
-        let add = product.add || from > 0;
-        for j in columns.clone().step_by(PANEL) {
-            let b = b.data[j / PANEL * b.panel + from * PANEL..][..depth * PANEL].as_ptr();
-            let width = PANEL.min(columns.end - j);
-            for i in rows.clone().step_by(TILE) {
-                let height = TILE.min(rows.end - i);
-                let left = a.data[i * a.row + from * a.column..].as_ptr();
-                let tile = Tile { depth, a: left, row: a.row, column: a.column, b, add };
-                // SAFETY: the caller's `check` covers `height` rows from `i` and `depth` columns from `from` of A, the
-                // panel was sliced to `depth` rows, and the tile of C lies inside the block this call owns.
-                unsafe { tile.run(wide, height, width, c.add(i * stride + j), stride) };
-            }
-        }
-    }
-}
-
-/// Operands of one register tile.
-struct Tile {
-    depth: usize,
-    a: *const f32,
-    row: usize,
-    column: usize,
-    b: *const f32,
-    add: bool,
-}
-
-impl Tile {
-    /// # Safety
-    /// `a` readable for `height` rows and `depth` columns, `b` for `depth` rows of `PANEL`, C writable for `height`
-    /// rows of `width`.
-    unsafe fn run(&self, wide: bool, height: usize, width: usize, c: *mut f32, stride: usize) {
-        if width == PANEL {
+    let mut add = shape.add;
+    for term in terms {
+        let step = depth(term.k);
+        for from in (0..term.k).step_by(step) {
             // SAFETY: the caller's promise.
-            return unsafe { self.dispatch(wide, height, c, stride) };
-        }
-        let mut edge = [0.0f32; TILE * PANEL];
-        // SAFETY: C is writable for `height` rows of `width`; the scratch tile has room for any height.
-        unsafe {
-            for i in 0..height {
-                for j in 0..width {
-                    edge[i * PANEL + j] = if self.add { *c.add(i * stride + j) } else { 0.0 };
-                }
-            }
-            self.dispatch(wide, height, edge.as_mut_ptr(), PANEL);
-            for i in 0..height {
-                for j in 0..width {
-                    *c.add(i * stride + j) = edge[i * PANEL + j];
-                }
-            }
+            unsafe { pass(vectors, shape, term, from..term.k.min(from + step), add, c, rows.clone(), columns.clone()) };
+            add = true;
         }
     }
+}
 
-    /// # Safety
-    /// As [`Tile::run`], with rows of `PANEL` in C.
-    unsafe fn dispatch(&self, wide: bool, height: usize, c: *mut f32, stride: usize) {
-        // SAFETY: the caller's promise; `wide` is only true where AVX2 and FMA were detected.
-        unsafe {
-            #[cfg(target_arch = "x86_64")]
-            if wide {
-                return match height {
-                    1 => self.avx2::<1>(c, stride),
-                    2 => self.avx2::<2>(c, stride),
-                    3 => self.avx2::<3>(c, stride),
-                    4 => self.avx2::<4>(c, stride),
-                    5 => self.avx2::<5>(c, stride),
-                    _ => self.avx2::<6>(c, stride),
-                };
-            }
-            self.portable(height, c, stride);
-        }
-    }
-
-    /// # Safety
-    /// As [`Tile::dispatch`], on a machine with AVX2 and FMA.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const ROWS: usize>(&self, c: *mut f32, stride: usize) {
-        use std::arch::x86_64::{
-            _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-        };
-        let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-        let (mut a, mut b) = (self.a, self.b);
-        let (row, column) = (self.row, self.column);
-        // SAFETY: reads stay within `ROWS` rows and `depth` columns of A and `depth` rows of the panel, writes within
-        // `ROWS` rows of C; the pointers step past the end only after the last read, and wrapping_add allows that.
-        unsafe {
-            for _ in 0..self.depth {
-                let (left, right) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let value = _mm256_broadcast_ss(&*a.add(i * row));
-                    sum[0] = _mm256_fmadd_ps(value, left, sum[0]);
-                    sum[1] = _mm256_fmadd_ps(value, right, sum[1]);
-                }
-                a = a.wrapping_add(column);
-                b = b.wrapping_add(PANEL);
-            }
-            for (i, sum) in sums.iter().enumerate() {
-                let out = c.add(i * stride);
-                if self.add {
-                    _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), sum[0]));
-                    _mm256_storeu_ps(out.add(8), _mm256_add_ps(_mm256_loadu_ps(out.add(8)), sum[1]));
-                } else {
-                    _mm256_storeu_ps(out, sum[0]);
-                    _mm256_storeu_ps(out.add(8), sum[1]);
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Tile::dispatch`].
-    unsafe fn portable(&self, height: usize, c: *mut f32, stride: usize) {
-        for i in 0..height {
-            let mut sums = [0.0f32; PANEL];
-            // SAFETY: the caller's promise covers row `i < height` of A and C and all of the panel.
-            unsafe {
-                for k in 0..self.depth {
-                    let value = *self.a.add(i * self.row + k * self.column);
-                    for (j, sum) in sums.iter_mut().enumerate() {
-                        *sum += value * *self.b.add(k * PANEL + j);
-                    }
-                }
-                for (j, sum) in sums.iter().enumerate() {
-                    let out = c.add(i * stride + j);
-                    *out = if self.add { *out + sum } else { *sum };
-                }
-            }
+/// One stretch of one term's depth, over a block of C.
+///
+/// # Safety
+/// As [`block`]; `depth` lies within the term's.
+#[expect(clippy::too_many_arguments, reason = "the operands of one loop nest; a struct would only rename them")]
+unsafe fn pass(
+    vectors: Vectors,
+    shape: Shape,
+    term: &Term<'_>,
+    depth: Range<usize>,
+    add: bool,
+    c: *mut f32,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) {
+    let Term { a, b, .. } = term;
+    let (tall, wide) = vectors.tile();
+    for j in columns.clone().step_by(wide) {
+        let width = wide.min(columns.end - j);
+        let right = b.data[j / PANEL * b.panel + depth.start * b.row..].as_ptr();
+        for i in rows.clone().step_by(tall) {
+            let height = tall.min(rows.end - i);
+            let left = a.data[i * a.row + depth.start * a.column..].as_ptr();
+            let tile = Tile {
+                depth: depth.len(),
+                a: left,
+                row: a.row,
+                column: a.column,
+                b: right,
+                panel: b.panel,
+                step: b.row,
+                add,
+            };
+            // SAFETY: `check` covers `height` rows from `i` and this depth of A and the panels from column `j` of B; the
+            // tile of C lies inside the block this call owns.
+            unsafe { tile.run(vectors, height, width, c.add(i * shape.stride + j), shape.stride) };
         }
     }
 }
@@ -305,30 +276,38 @@ mod tests {
             .collect()
     }
 
-    fn naive(product: Product, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-        for i in 0..product.m {
-            for j in 0..product.n {
-                let sum: f64 = (0..product.k)
-                    .map(|k| f64::from(a.data[i * a.row + k * a.column]) * f64::from(b[k * product.n + j]))
-                    .sum();
-                let out = &mut c[i * product.stride + j];
-                *out = if product.add { *out + sum as f32 } else { sum as f32 };
+    fn naive(shape: Shape, a: Left<'_>, k: usize, b: &[f32], c: &mut [f32]) {
+        for i in 0..shape.m {
+            for j in 0..shape.n {
+                let sum: f64 =
+                    (0..k).map(|k| f64::from(a.data[i * a.row + k * a.column]) * f64::from(b[k * shape.n + j])).sum();
+                let out = &mut c[i * shape.stride + j];
+                *out = if shape.add { *out + sum as f32 } else { sum as f32 };
             }
         }
     }
 
+    fn packed(b: &[f32], k: usize, n: usize) -> Vec<f32> {
+        let mut panels = vec![f32::NAN; packed_len(k, n)];
+        pack::straight(b, k, n, &mut panels);
+        panels
+    }
+
+    const SHAPES: [[usize; 3]; 8] =
+        [[1, 1, 1], [6, 3, 16], [7, 5, 17], [12, 9, 32], [100, 700, 33], [13, 64, 530], [97, 321, 48], [50, 20, 1100]];
+
     #[test]
     fn every_shape_agrees_with_the_definition() {
-        for (m, k, n) in [(1, 1, 1), (6, 3, 16), (7, 5, 17), (100, 700, 33), (13, 64, 530), (97, 321, 48)] {
+        for [m, k, n] in SHAPES {
             for add in [false, true] {
                 let (a, b) = (values(m * k, 1), values(k * n, 2));
-                let mut panels = vec![f32::NAN; packed_len(k, n)];
-                pack::straight(&b, k, n, &mut panels);
-                let product = Product { m, k, n, stride: n + 3, add };
+                let panels = packed(&b, k, n);
+                let shape = Shape { m, n, stride: n + 3, add };
                 let mut c = values(m * (n + 3), 3);
                 let mut expected = c.clone();
-                parallel(product, Left::rows(&a, k), Right::packed(&panels, k), &mut c);
-                naive(product, Left::rows(&a, k), &b, &mut expected);
+                let term = Term { a: Left::rows(&a, k), b: Right::packed(&panels, k), k };
+                all(&mut [Sum { shape, terms: vec![term], c: &mut c }]);
+                naive(shape, term.a, k, &b, &mut expected);
                 let worst = c.iter().zip(&expected).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
                 assert!(worst < 1e-6 * k as f32 + 1e-6, "{m}x{k}x{n} add {add}: off by {worst}");
             }
@@ -336,21 +315,60 @@ mod tests {
     }
 
     #[test]
+    fn every_width_of_vectors_this_machine_has_gives_the_same_bits() {
+        for [m, k, n] in SHAPES {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            let panels = packed(&b, k, n);
+            let shape = Shape { m, n, stride: n, add: true };
+            let term = Term { a: Left::rows(&a, k), b: Right::packed(&panels, k), k };
+            let of = |vectors| {
+                let mut c = values(m * n, 3);
+                // SAFETY: the operands have the term's sizes, and C is owned.
+                unsafe { block(vectors, shape, &[term], c.as_mut_ptr(), 0..m, 0..n) };
+                c
+            };
+            let widths: Vec<Vectors> = Vectors::fused().filter(|v| *v <= vectors()).collect();
+            if widths.len() < 2 {
+                println!("skipped: this machine has {widths:?} alone");
+            }
+            widths.windows(2).for_each(|pair| assert_eq!(of(pair[0]), of(pair[1]), "{m}x{k}x{n}: {pair:?}"));
+        }
+    }
+
+    #[test]
+    fn a_sum_is_its_terms_one_after_the_other_and_several_sums_are_each_alone() {
+        let (m, n) = (61, 96);
+        let (a, b) = (values(m * 40, 1), values(40 * n, 2));
+        let (thin, wide) = (values(m * 4, 3), values(4 * n, 4));
+        let panels = packed(&b, 40, n);
+        let terms = [
+            Term { a: Left::rows(&a, 40), b: Right::packed(&panels, 40), k: 40 },
+            Term { a: Left::rows(&thin, 4), b: Right::rows(&wide, n), k: 4 },
+        ];
+        let shape = Shape { m, n, stride: n, add: false };
+        let mut apart = vec![0.0; m * n];
+        all(&mut [Sum { shape, terms: terms[..1].to_vec(), c: &mut apart }]);
+        let shape_added = Shape { add: true, ..shape };
+        all(&mut [Sum { shape: shape_added, terms: terms[1..].to_vec(), c: &mut apart }]);
+        let (mut first, mut second) = (vec![0.0; m * n], vec![0.0; m * n]);
+        let both = [(terms.to_vec(), &mut first), (terms[..1].to_vec(), &mut second)];
+        all(&mut both.map(|(terms, c)| Sum { shape, terms, c }));
+        assert_eq!(first, apart);
+        assert_ne!(second, apart);
+    }
+
+    #[test]
     fn a_row_does_not_depend_on_the_rows_beside_it() {
         let (m, k, n) = (101, 333, 40);
         let (a, b) = (values(m * k, 1), values(k * n, 2));
-        let mut panels = vec![0.0; packed_len(k, n)];
-        pack::straight(&b, k, n, &mut panels);
+        let panels = packed(&b, k, n);
+        let term = Term { a: Left::rows(&a, k), b: Right::packed(&panels, k), k };
         let mut whole = vec![0.0; m * n];
-        parallel(Product { m, k, n, stride: n, add: false }, Left::rows(&a, k), Right::packed(&panels, k), &mut whole);
+        all(&mut [Sum { shape: Shape { m, n, stride: n, add: false }, terms: vec![term], c: &mut whole }]);
         for i in [0, 50, 100] {
             let mut alone = vec![0.0; n];
-            serial(
-                Product { m: 1, k, n, stride: n, add: false },
-                Left::rows(&a[i * k..], k),
-                Right::packed(&panels, k),
-                &mut alone,
-            );
+            let term = Term { a: Left::rows(&a[i * k..], k), ..term };
+            serial(Shape { m: 1, n, stride: n, add: false }, &[term], &mut alone);
             assert_eq!(alone, whole[i * n..][..n]);
         }
     }

@@ -1,12 +1,15 @@
-//! Loops over slices that must be vectorised: written once in plain Rust, compiled for any x86-64 and for AVX2.
+//! Loops over slices that must be vectorised: written once in plain Rust, compiled for any x86-64, for AVX2 and for
+//! AVX-512.
 //!
-//! None uses a fused multiply-add, and every sum runs in eight lanes added in one order, so both builds give equal
+//! None uses a fused multiply-add, and every sum runs in sixteen lanes added in one order, so all builds give equal
 //! bits.
 
-/// Lanes of every sum.
-const LANES: usize = 8;
+use super::{Vectors, vectors};
 
-/// Defines a function whose body is compiled a second time for AVX2 and FMA and chosen at run time.
+/// Lanes of every sum.
+const LANES: usize = 16;
+
+/// Defines a function whose body is compiled again for AVX2 and for AVX-512, and chosen at run time.
 macro_rules! vectorised {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
@@ -14,15 +17,20 @@ macro_rules! vectorised {
             #[inline(always)]
             fn body($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                fn wide($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                if super::has_avx2() {
-                    // SAFETY: AVX2 and FMA were detected; the function is otherwise safe.
-                    return unsafe { wide($($arg),*) };
-                }
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            match vectors() {
+                // SAFETY: these instructions were detected; the functions are otherwise safe.
+                #[cfg(target_arch = "x86_64")]
+                Vectors::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Vectors::Avx2 => unsafe { avx2($($arg),*) },
+                Vectors::Plain => body($($arg),*),
             }
-            body($($arg),*)
         }
     };
 }
@@ -52,23 +60,29 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// The lanes' sum, by halves.
 #[inline(always)]
-fn total(lanes: [f32; LANES]) -> f32 {
-    ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+fn total(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
 }
 
 vectorised! {
     /// Replaces each `x` by `exp(scale * x - shift)` and returns their sum.
     fn exp_sum(x: &mut [f32], scale: f32, shift: f32) -> f32 {
         let mut lanes = [0.0; LANES];
-        let mut chunks = x.chunks_exact_mut(LANES);
-        for chunk in &mut chunks {
+        let (chunks, rest) = x.as_chunks_mut::<LANES>();
+        for chunk in chunks {
             for (value, lane) in chunk.iter_mut().zip(&mut lanes) {
                 *value = exp(scale * *value - shift);
                 *lane += *value;
             }
         }
-        for (value, lane) in chunks.into_remainder().iter_mut().zip(&mut lanes) {
+        for (value, lane) in rest.iter_mut().zip(&mut lanes) {
             *value = exp(scale * *value - shift);
             *lane += *value;
         }
@@ -80,8 +94,7 @@ vectorised! {
     /// The sum of `exp(x - shift)`.
     fn sum_exp(x: &[f32], shift: f32) -> f32 {
         let mut lanes = [0.0; LANES];
-        let chunks = x.chunks_exact(LANES);
-        let rest = chunks.remainder();
+        let (chunks, rest) = x.as_chunks::<LANES>();
         for chunk in chunks {
             for (value, lane) in chunk.iter().zip(&mut lanes) {
                 *lane += exp(*value - shift);
@@ -98,8 +111,7 @@ vectorised! {
     /// The greatest value, negative infinity of none.
     fn max(x: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; LANES];
-        let chunks = x.chunks_exact(LANES);
-        let rest = chunks.remainder();
+        let (chunks, rest) = x.as_chunks::<LANES>();
         for chunk in chunks {
             for (value, lane) in chunk.iter().zip(&mut lanes) {
                 *lane = if *value > *lane { *value } else { *lane };
@@ -113,14 +125,13 @@ vectorised! {
     /// The scalar product of two slices of equal length.
     fn dot(x: &[f32], y: &[f32]) -> f32 {
         let mut lanes = [0.0; LANES];
-        let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-        let rest = xs.remainder().iter().zip(ys.remainder());
-        for (a, b) in xs.zip(ys) {
+        let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+        for (a, b) in xs.iter().zip(ys) {
             for ((x, y), lane) in a.iter().zip(b).zip(&mut lanes) {
                 *lane += x * y;
             }
         }
-        for ((x, y), lane) in rest.zip(&mut lanes) {
+        for ((x, y), lane) in x_rest.iter().zip(y_rest).zip(&mut lanes) {
             *lane += x * y;
         }
         total(lanes)
@@ -158,14 +169,14 @@ vectorised! {
     /// The sum of `x * y * z`.
     fn triple_dot(x: &[f32], y: &[f32], z: &[f32]) -> f32 {
         let mut lanes = [0.0; LANES];
-        let (xs, ys, zs) = (x.chunks_exact(LANES), y.chunks_exact(LANES), z.chunks_exact(LANES));
-        let rest = xs.remainder().iter().zip(ys.remainder()).zip(zs.remainder());
-        for ((a, b), c) in xs.zip(ys).zip(zs) {
+        let (xs, x_rest) = x.as_chunks::<LANES>();
+        let ((ys, y_rest), (zs, z_rest)) = (y.as_chunks::<LANES>(), z.as_chunks::<LANES>());
+        for ((a, b), c) in xs.iter().zip(ys).zip(zs) {
             for (((x, y), z), lane) in a.iter().zip(b).zip(c).zip(&mut lanes) {
                 *lane += x * y * z;
             }
         }
-        for (((x, y), z), lane) in rest.zip(&mut lanes) {
+        for (((x, y), z), lane) in x_rest.iter().zip(y_rest).zip(z_rest).zip(&mut lanes) {
             *lane += x * y * z;
         }
         total(lanes)
@@ -223,30 +234,9 @@ vectorised! {
 }
 
 vectorised! {
-    /// Sets the scores of queries that do not see the key (`start..end`) to negative infinity.
-    fn hide_queries(scores: &mut [f32], query: &[u32], start: u32, end: u32) {
-        for (score, query) in scores.iter_mut().zip(query) {
-            let seen = (start <= *query) & (*query < end);
-            *score = if seen { *score } else { f32::NEG_INFINITY };
-        }
-    }
-}
-
-vectorised! {
     /// Scores of one query become probabilities, and `dp` the scores' gradient `p * (dp - along) * scale`.
-    fn softmax_back_row(scores: &mut [f32], dp: &mut [f32], lse: f32, along: f32, scale: f32) {
+    fn softmax_back(scores: &mut [f32], dp: &mut [f32], lse: f32, along: f32, scale: f32) {
         for (score, dp) in scores.iter_mut().zip(dp) {
-            let p = exp(*score * scale - lse);
-            *score = p;
-            *dp = p * (*dp - along) * scale;
-        }
-    }
-}
-
-vectorised! {
-    /// The same for one key against many queries, each with its own `lse` and `along`.
-    fn softmax_back_column(scores: &mut [f32], dp: &mut [f32], lse: &[f32], along: &[f32], scale: f32) {
-        for (((score, dp), lse), along) in scores.iter_mut().zip(dp).zip(lse).zip(along) {
             let p = exp(*score * scale - lse);
             *score = p;
             *dp = p * (*dp - along) * scale;
