@@ -155,11 +155,11 @@ pub trait Backend {
     /// A frozen matrix `[out, in]` on the device, in the precision it was given.
     type Weight;
 
-    /// A buffer of `len` values whose contents are unspecified.
+    /// A matrix of `[rows, width]` whose contents are unspecified.
     ///
     /// # Errors
     /// When the device has no room.
-    fn alloc(&self, len: usize) -> Result<Self::Buffer, KernelError>;
+    fn alloc(&self, shape: [usize; 2]) -> Result<Self::Buffer, KernelError>;
 
     /// A buffer holding `values`.
     ///
@@ -240,7 +240,7 @@ pub trait Backend {
         y: &mut Self::Buffer,
         write: Write,
     ) -> Result<(), KernelError> {
-        self.project(x, &self.alloc(0)?, &mut [Projection { weight, pair: None, y }], write)
+        self.project(x, &self.alloc([0, 0])?, &mut [Projection { weight, pair: None, y }], write)
     }
 
     /// `dx (+)= dy W`; `dy: [T, out]`, `dx: [T, in]`.
@@ -255,7 +255,7 @@ pub trait Backend {
         write: Write,
     ) -> Result<(), KernelError> {
         let layers = [ProjectionBack { weight, pair: None, dy }];
-        self.project_back(None, &self.alloc(0)?, &layers, &mut self.alloc(0)?, Some((dx, write)))
+        self.project_back(None, &self.alloc([0, 0])?, &layers, &mut self.alloc([0, 0])?, Some((dx, write)))
     }
 
     /// `y[t] = gain * x[t] / sqrt(mean(x[t]^2) + eps)`; `x, y: [T, width]`, `gain: [width]`.

@@ -136,7 +136,7 @@ fn everything(cpu: &Cpu) -> Vec<Vec<f32>> {
     for precision in [Precision::F32, Precision::Bf16] {
         let weight = cpu.weight([output, input], &values(output * input, 7), precision).unwrap();
         let mut y = cpu.upload(&values(m * output, 8)).unwrap();
-        let mut down = cpu.alloc(m * r).unwrap();
+        let mut down = cpu.alloc([m, r]).unwrap();
         let layer = Projection { weight: &weight, pair: Some((shape, &mut down)), y: &mut y };
         cpu.project(&x, &params, &mut [layer], Write::Add).unwrap();
         let mut dx = cpu.upload(&values(m * input, 9)).unwrap();
@@ -208,7 +208,7 @@ fn norms_have_the_gradient_of_their_values() {
         x.iter().zip(&gain).map(|(v, g)| v * c * f64::from(*g)).collect()
     };
     let (xb, gb, dyb) = (cpu.upload(&x).unwrap(), cpu.upload(&gain).unwrap(), cpu.upload(&dy).unwrap());
-    let (mut y, mut dx) = (cpu.alloc(rows * width).unwrap(), cpu.upload(&vec![2.0; rows * width]).unwrap());
+    let (mut y, mut dx) = (cpu.alloc([rows, width]).unwrap(), cpu.upload(&vec![2.0; rows * width]).unwrap());
     cpu.rms_norm(&xb, &gb, eps, &mut y).unwrap();
     cpu.rms_norm_back(&xb, &gb, eps, &dyb, &mut dx).unwrap();
     let wide: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
@@ -233,7 +233,7 @@ fn swiglu_has_the_gradient_of_its_values() {
     let (gate, up, dout): (Vec<f32>, _, _) =
         (values(n, 1).iter().map(|g| g * 20.0).collect(), values(n, 2), values(n, 3));
     let (g, u) = (cpu.upload(&gate).unwrap(), cpu.upload(&up).unwrap());
-    let (mut out, mut dgate, mut dup) = (cpu.alloc(n).unwrap(), cpu.upload(&dout).unwrap(), cpu.alloc(n).unwrap());
+    let (mut out, mut dgate, mut dup) = (cpu.alloc([1, n]).unwrap(), cpu.upload(&dout).unwrap(), cpu.alloc([1, n]).unwrap());
     cpu.swiglu(&g, &u, &mut out).unwrap();
     cpu.swiglu_back(&g, &u, &mut dgate, &mut dup).unwrap();
     let wide = |x: &[f32], i: usize| f64::from(x[i]);
@@ -269,7 +269,7 @@ fn cross_entropy_weighs_each_target_by_its_count() {
     let mut logits = cpu.upload(&[0.0, 0.0, 3f32.ln(), 5.0, 5.0, 5.0]).unwrap();
     let index = |values: &[u32]| cpu.indices(values).unwrap();
     let (offsets, ids, counts) = (index(&[0, 2, 3]), index(&[0, 2, 1]), index(&[1, 2, 1]));
-    let mut loss = cpu.alloc(2).unwrap();
+    let mut loss = cpu.alloc([1, 2]).unwrap();
     cpu.cross_entropy(&mut logits, 3, &Targets { offsets: &offsets, ids: &ids, counts: &counts }, &mut loss).unwrap();
     let fifth = 0.2f64;
     close("loss", &cpu.download(&loss).unwrap(), &[-fifth.ln() - 2.0 * 0.6f64.ln(), 3f64.ln()], 1e-6);
@@ -292,7 +292,7 @@ fn reading_out_breaks_ties_to_the_lowest_id() {
 fn rows_are_gathered_and_scattered_by_index() {
     let cpu = Cpu::new(2).unwrap();
     let rows = cpu.indices(&[2, 0]).unwrap();
-    let (x, mut out) = (cpu.upload(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap(), cpu.alloc(4).unwrap());
+    let (x, mut out) = (cpu.upload(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap(), cpu.alloc([1, 4]).unwrap());
     cpu.gather_rows(&x, &rows, 2, &mut out).unwrap();
     assert_eq!(cpu.download(&out).unwrap(), [5.0, 6.0, 1.0, 2.0]);
     let mut sum = cpu.upload(&[1.0; 6]).unwrap();

@@ -62,6 +62,7 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
         clip_norm: t.clip_norm,
         batching: word(&t.batching, "train.batching", "dialogue or utterance", default.train.batching, found),
         slot_tokens: t.slot_tokens,
+        recompute: t.recompute,
         checkpoint_updates: t.checkpoint_updates,
     };
     let e = evaluate.unwrap_or_default();
@@ -127,6 +128,7 @@ impl From<&JobSpec> for v1::JobSpec {
             clip_norm: t.clip_norm,
             batching: name_of(&t.batching),
             slot_tokens: t.slot_tokens,
+            recompute: t.recompute,
             checkpoint_updates: t.checkpoint_updates,
         };
         let base = v1::BaseSpec {

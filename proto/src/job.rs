@@ -114,6 +114,9 @@ pub struct TrainSpec {
     pub batching: Batching,
     /// Tree tokens of one slot, at most; bounds the memory of an update.
     pub slot_tokens: u32,
+    /// Whether activations are computed again in the backward pass instead of kept: less memory, a third more work.
+    #[serde(default)] // journals of 0.1.0 do not have it
+    pub recompute: bool,
     /// A checkpoint is kept every so many updates.
     pub checkpoint_updates: u32,
 }
@@ -270,6 +273,7 @@ impl Default for TrainSpec {
             clip_norm: 1.0,
             batching: Batching::Dialogue,
             slot_tokens: 2048,
+            recompute: false,
             checkpoint_updates: 10,
         }
     }

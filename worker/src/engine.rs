@@ -97,6 +97,7 @@ pub struct SlotGradient {
 /// A frozen model ready to compute.
 pub struct Engine<B: Backend> {
     model: Llama<B>,
+    recompute: bool,
 }
 
 impl<B: Backend> Engine<B> {
@@ -111,13 +112,19 @@ impl<B: Backend> Engine<B> {
         source: &dyn TensorSource,
         precision: Precision,
     ) -> Result<Self, EngineError> {
-        Ok(Self { model: Llama::load(backend, config, source, precision)? })
+        Ok(Self { model: Llama::load(backend, config, source, precision)?, recompute: false })
     }
 
     /// The base's dimensions.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.model.config
+    }
+
+    /// Whether the backward pass computes each layer's activations again instead of keeping them: a third more
+    /// arithmetic for a fraction of the memory, and the same bits.
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.recompute = recompute;
     }
 
     /// Loss and gradient of a slot, all its examples computed together as one forest.
@@ -132,9 +139,10 @@ impl<B: Backend> Engine<B> {
         let backend = &self.model.backend;
         let scene = Scene::upload(backend, &self.model.config, &forest, &supervision.rows)?;
         let adapted = Adapted::upload(backend, adapter)?;
-        let passed = self.model.forward(&scene, &adapted, Keep::All)?;
+        let keep = if self.recompute { Keep::Inputs } else { Keep::All };
+        let passed = self.model.forward(&scene, &adapted, keep)?;
         let (loss_sum, dlast) = self.model.loss(&passed, &supervision)?;
-        let mut grads = backend.alloc(adapter.params.len())?;
+        let mut grads = backend.alloc([1, adapter.params.len()])?;
         backend.zero(&mut grads)?;
         self.model.backward(&scene, &adapted, passed, dlast, &mut grads)?;
         let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();

@@ -60,25 +60,27 @@ pub fn epoch(samples: &[Sample], batching: Batching, batch: usize, seed: u64, ep
 
 /// Cuts an update's sequences into slots of at most `budget` tree tokens each (a longer sequence is a slot alone).
 ///
-/// Sequences keep their order, so those of one dialogue stay together; a slot's tree tokens are counted exactly.
+/// Sequences keep their order. Of all such cuts the one with the fewest tree tokens in all is taken, which falls
+/// between dialogues where that can be; of equals the one with the fewest slots.
 pub fn slots(sequences: &[&[u32]], budget: usize) -> Vec<Range<usize>> {
-    let mut slots = Vec::new();
-    let mut start = 0;
-    let mut tokens = 0;
-    for (place, sequence) in sequences.iter().enumerate() {
-        let new = sequence.len() - longest_shared_prefix(sequence, &sequences[start..place]);
-        if place > start && tokens + new > budget {
-            slots.push(start..place);
-            start = place;
-            tokens = sequence.len();
-        } else {
-            tokens += new;
+    // best[j]: least (tree tokens, slots) of the first j sequences, and where the last of those slots begins.
+    let mut best = vec![((0, 0), 0)];
+    for end in 1..=sequences.len() {
+        let mut least = ((usize::MAX, usize::MAX), end - 1);
+        let mut tokens = 0;
+        for start in (0..end).rev() {
+            tokens += sequences[start].len() - longest_shared_prefix(sequences[start], &sequences[start + 1..end]);
+            if tokens > budget && end - start > 1 {
+                break; // a slot that begins earlier has more still
+            }
+            let (before, slots) = best[start].0;
+            least = least.min(((before + tokens, slots + 1), start));
         }
+        best.push(least);
     }
-    if start < sequences.len() {
-        slots.push(start..sequences.len());
-    }
-    slots
+    let starts = std::iter::successors(Some(sequences.len()), |end| (*end > 0).then(|| best[*end].1));
+    let ends: Vec<usize> = starts.collect();
+    ends.windows(2).rev().map(|pair| pair[1]..pair[0]).collect()
 }
 
 /// How much of `sequence` a forest of `others` already holds.
@@ -102,6 +104,15 @@ mod tests {
         let turns = vec![9989 / 7; 7];
         assert_eq!(select(&turns, share("1/16"), 42).len(), 9989 / 16);
         assert_eq!(select(&turns, share("1"), 42).len(), 9989);
+    }
+
+    #[test]
+    fn slots_are_cut_between_dialogues_where_they_fit() {
+        let sequences: [&[u32]; 5] = [&[1, 2, 3], &[1, 2, 4], &[5, 6, 7], &[5, 6, 8], &[5, 6, 9]];
+        assert_eq!(slots(&sequences, 9), vec![0..5]);
+        assert_eq!(slots(&sequences, 8), vec![0..2, 2..5]);
+        assert_eq!(slots(&sequences, 2), vec![0..1, 1..2, 2..3, 3..4, 4..5]);
+        assert!(slots(&[], 8).is_empty());
     }
 
     proptest! {

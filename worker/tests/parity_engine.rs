@@ -306,6 +306,15 @@ fn parity_results_do_not_depend_on_threads_or_order() {
     }
 }
 
+#[test]
+fn parity_computing_activations_again_gives_the_same_bits() {
+    for mut tiny in Tiny::each() {
+        let kept = tiny.slot();
+        tiny.engine.set_recompute(true);
+        assert_eq!(tiny.slot(), kept, "{}", tiny.name);
+    }
+}
+
 /// Greedy continuations with K/V kept equal those found by running every whole sequence again.
 #[test]
 fn parity_decoding_on_equals_running_again() {

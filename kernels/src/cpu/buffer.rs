@@ -1,12 +1,29 @@
-//! Buffers that go back to their arena when dropped, so that a training loop allocates only while sizes still grow.
+//! Buffers that go back to their arena when dropped, so that a training loop allocates only while its slots still grow.
+//!
+//! Storage is kept by the width of its rows. A slot of a given model needs the same number of buffers of each width,
+//! whatever its number of rows, so the arena holds exactly the most buffers that were alive at once, each as long as the
+//! longest slot made it: memory can be told beforehand. Room for some rows more is asked for, which costs address space
+//! and no memory until it is written to.
 
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Free storage of one backend.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
-    free: Mutex<Vec<Vec<f32>>>,
+    free: Mutex<BTreeMap<Kind, Vec<Vec<f32>>>>,
+    fresh: AtomicU64,
+}
+
+/// What storage may be used for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Rows of this width.
+    Rows(usize),
+    /// Packed operands and tiles, by the power of two that holds them.
+    Scratch(usize),
 }
 
 /// float32 values in host memory, returned to their arena on drop.
@@ -14,35 +31,53 @@ pub(crate) struct Arena {
 pub struct CpuBuffer {
     storage: Vec<f32>,
     len: usize,
+    kind: Kind,
     arena: Arc<Arena>,
 }
 
 impl Arena {
-    /// A buffer of `len` values, contents unspecified: the tightest free storage at most twice too long, else fresh
-    /// storage in place of the longest one that is too short (which bounds the arena by the most buffers ever alive).
+    /// A matrix of these dimensions, contents unspecified.
+    pub(crate) fn rows(self: &Arc<Self>, [rows, width]: [usize; 2]) -> CpuBuffer {
+        // An eighth more: slots differ in length by less, once the longest were seen.
+        let room = if rows > 64 { rows + rows / 8 } else { rows };
+        self.buffer(Kind::Rows(width), rows * width, room * width)
+    }
+
+    /// Room for `len` values of any meaning, contents unspecified.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> CpuBuffer {
+        let room = len.next_power_of_two();
+        self.buffer(Kind::Scratch(room), len, room)
+    }
+
+    /// How many times storage came from the system.
+    pub(crate) fn fresh(&self) -> u64 {
+        self.fresh.load(Ordering::Relaxed)
+    }
+
+    /// The shortest free storage that holds `len`, else fresh storage of `room` in place of one that is too short.
+    fn buffer(self: &Arc<Self>, kind: Kind, len: usize, room: usize) -> CpuBuffer {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |storage: &Vec<f32>| storage.len() >= len && storage.len() / 2 <= len;
-        let tightest = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].len());
+        let storages = free.entry(kind).or_default();
+        let tightest = (0..storages.len()).filter(|&i| storages[i].len() >= len).min_by_key(|&i| storages[i].len());
         let storage = match tightest {
-            Some(i) => free.swap_remove(i),
+            Some(i) => storages.swap_remove(i),
             None => {
-                let outgrown = (0..free.len()).filter(|&i| free[i].len() < len).max_by_key(|&i| free[i].len());
-                if let Some(i) = outgrown {
-                    drop(free.swap_remove(i));
-                }
+                let outgrown = storages.pop();
                 drop(free);
-                vec![0.0; len]
+                drop(outgrown);
+                self.fresh.fetch_add(1, Ordering::Relaxed);
+                vec![0.0; room]
             }
         };
-        CpuBuffer { storage, len, arena: Arc::clone(self) }
+        CpuBuffer { storage, len, kind, arena: Arc::clone(self) }
     }
 }
 
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
         let storage = std::mem::take(&mut self.storage);
-        self.arena.free.lock().unwrap_or_else(PoisonError::into_inner).push(storage);
+        let mut free = self.arena.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.entry(self.kind).or_default().push(storage);
     }
 }
 
@@ -69,12 +104,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn storage_is_reused_and_replaced_rather_than_hoarded() {
+    fn storage_is_reused_for_its_width_and_replaced_where_it_is_too_short() {
         let arena = Arc::new(Arena::default());
-        let address = arena.take(100).as_ptr();
-        assert_eq!(arena.take(60).as_ptr(), address);
-        drop(arena.take(300));
-        let lengths: Vec<usize> = arena.free.lock().unwrap().iter().map(Vec::len).collect();
-        assert_eq!(lengths, [300]);
+        let address = arena.rows([100, 3]).as_ptr();
+        assert_eq!(arena.rows([60, 3]).as_ptr(), address);
+        let (kept, other) = (arena.rows([100, 3]), arena.rows([100, 4]));
+        assert_eq!((kept.as_ptr(), arena.fresh()), (address, 2));
+        assert_ne!(other.as_ptr(), address);
+        drop((kept, other));
+        drop(arena.rows([300, 3]));
+        assert_eq!(arena.fresh(), 3);
+        let lengths = |kind| arena.free.lock().unwrap()[&kind].iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!((lengths(Kind::Rows(3)), lengths(Kind::Rows(4))), (vec![337 * 3], vec![112 * 4]));
     }
 }

@@ -56,6 +56,12 @@ impl Cpu {
         self.pool.current_num_threads()
     }
 
+    /// How many buffers were taken from the system so far: in a loop over slots of a known size, none.
+    #[must_use]
+    pub fn fresh_buffers(&self) -> u64 {
+        self.arena.fresh()
+    }
+
     fn run<R: Send>(&self, operation: impl FnOnce() -> R + Send) -> Result<R, KernelError> {
         Ok(self.pool.install(operation))
     }
@@ -70,12 +76,12 @@ impl Backend for Cpu {
     type Indices = CpuIndices;
     type Weight = CpuWeight;
 
-    fn alloc(&self, len: usize) -> Result<CpuBuffer, KernelError> {
-        Ok(self.arena.take(len))
+    fn alloc(&self, shape: [usize; 2]) -> Result<CpuBuffer, KernelError> {
+        Ok(self.arena.rows(shape))
     }
 
     fn upload(&self, values: &[f32]) -> Result<CpuBuffer, KernelError> {
-        let mut buffer = self.arena.take(values.len());
+        let mut buffer = self.arena.rows([1, values.len()]);
         buffer.copy_from_slice(values);
         Ok(buffer)
     }

@@ -35,17 +35,32 @@ pub(crate) fn straight_strided(b: &[f32], stride: usize, k: usize, n: usize, pan
     });
 }
 
-/// Packs `B: [k, n]` from the panels of its transpose, which `block(at, to)` reads.
+/// Packs `B: [k, n]` from float32 panels of its transpose.
 ///
 /// Rows 16q.. and columns 16p.. of B are a 16 x 16 block of panel q, lying turned.
-pub(crate) fn turned(k: usize, n: usize, block: impl Fn(usize, &mut [f32]) + Sync, panels: &mut [f32]) {
+pub(crate) fn turned(from: &[f32], k: usize, n: usize, panels: &mut [f32]) {
+    turned_blocks(k, n, panels, |at, width, out| {
+        transpose::rows_to_panel(&from[at..][..width * PANEL], PANEL, width, out.len() / PANEL, out);
+    });
+}
+
+/// The same from panels that are stored otherwise, which `read(at, to)` widens.
+pub(crate) fn turned_from(read: impl Fn(usize, &mut [f32]) + Sync, k: usize, n: usize, panels: &mut [f32]) {
+    turned_blocks(k, n, panels, |at, width, out| {
+        let mut block = [0.0; PANEL * PANEL];
+        read(at, &mut block[..width * PANEL]);
+        transpose::rows_to_panel(&block, PANEL, width, out.len() / PANEL, out);
+    });
+}
+
+/// Calls `block(at, width, out)` for every block: where it begins in the transpose's panels, how many of B's columns it
+/// holds, and its rows of B's panel.
+fn turned_blocks(k: usize, n: usize, panels: &mut [f32], block: impl Fn(usize, usize, &mut [f32]) + Sync) {
     let count = n.div_ceil(PANEL);
     panels[..count * PANEL * k].par_chunks_mut(PANEL * k).enumerate().for_each(|(p, panel)| {
         let width = PANEL.min(n - p * PANEL);
-        let mut turned = [0.0; PANEL * PANEL];
         for (q, out) in panel.chunks_mut(PANEL * PANEL).enumerate() {
-            block(q * PANEL * n + p * PANEL * PANEL, &mut turned[..width * PANEL]);
-            transpose::rows_to_panel(&turned, PANEL, width, out.len() / PANEL, out);
+            block(q * PANEL * n + p * PANEL * PANEL, width, out);
         }
     });
 }

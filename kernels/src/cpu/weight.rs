@@ -77,7 +77,10 @@ impl CpuWeight {
     /// Writes the panels of B = those rows of W, from a whole panel on: `[packed_len(rows, columns)]`.
     pub(crate) fn turn(&self, rows: &Range<usize>, to: &mut [f32]) {
         let first = rows.start / PANEL * PANEL * self.columns;
-        pack::turned(rows.len(), self.columns, |at, to| self.read(first + at, to), to);
+        match &self.panels {
+            Panels::F32(panels) => pack::turned(&panels[first..], rows.len(), self.columns, to),
+            Panels::Bf16(_) => pack::turned_from(|at, to| self.read(first + at, to), rows.len(), self.columns, to),
+        }
     }
 
     /// Copies stored values from `at` on, widened.

@@ -5,7 +5,7 @@
 use insula_kernels::{Backend, Direction, KernelError, Write};
 
 use super::adapted::{Adapted, Linear};
-use super::forward::{LayerState, Passed};
+use super::forward::{Kept, LayerState, Passed};
 use super::{Llama, Scene};
 use crate::adapter::Target::{self, Down, Gate, K, O, Q, Up, V};
 
@@ -26,10 +26,15 @@ impl<B: Backend> Llama<B> {
         mut dy: B::Buffer,
         grads: &mut B::Buffer,
     ) -> Result<(), KernelError> {
-        while let Some(state) = passed.states.pop() {
-            let layer = passed.states.len();
+        while let Some(kept) = passed.kept.pop() {
+            let layer = passed.kept.len();
             let linear = Linear { model: self, layer, adapted };
-            let step = Step { linear, scene, state: &state, adapted, last: layer + 1 == self.layers.len() };
+            let last = layer + 1 == self.layers.len();
+            let state = match kept {
+                Kept::State(state) => state,
+                Kept::Input(x) => self.layer_forward(linear, scene, x, last)?.0,
+            };
+            let step = Step { linear, scene, state: &state, adapted, last };
             match step.run(dy, grads)? {
                 Some(dx) => dy = dx,
                 None => break,
@@ -63,7 +68,7 @@ impl<B: Backend> Step<'_, B> {
     }
 
     fn alloc(&self, rows: usize, width: usize) -> Result<B::Buffer, KernelError> {
-        self.model().backend.alloc(rows * width)
+        self.model().backend.alloc([rows, width])
     }
 
     fn run(&self, mut dy: B::Buffer, grads: &mut B::Buffer) -> Result<Option<B::Buffer>, KernelError> {

@@ -43,7 +43,7 @@ impl<B: Backend> Llama<B> {
         tokens: usize,
     ) -> Result<KeyValueCache<B>, KernelError> {
         let stride = tokens as u32 + 1;
-        let room = (forest.len() + chains * tokens) * self.kv_width();
+        let room = [forest.len() + chains * tokens, self.kv_width()];
         let grown = |from: B::Buffer| -> Result<B::Buffer, KernelError> {
             let mut to = self.backend.alloc(room)?;
             self.backend.zero(&mut to)?;

@@ -15,6 +15,14 @@ pub(crate) enum Keep {
     KeysValues,
     /// Everything the backward pass reads.
     All,
+    /// Each layer's input, from which the backward pass computes the rest again.
+    Inputs,
+}
+
+/// What is kept of one layer for the backward pass.
+pub(super) enum Kept<B: Backend> {
+    State(LayerState<B>),
+    Input(B::Buffer),
 }
 
 /// What the backward pass reads of one layer.
@@ -40,8 +48,8 @@ pub(super) struct Rest<B: Backend> {
 pub(crate) struct Passed<B: Backend> {
     /// Residual stream after the last layer at the chosen rows, `[R, hidden]`, before the final norm.
     pub(super) last: B::Buffer,
-    /// With [`Keep::All`]: one per layer.
-    pub(super) states: Vec<LayerState<B>>,
+    /// With [`Keep::All`] or [`Keep::Inputs`]: one per layer.
+    pub(super) kept: Vec<Kept<B>>,
     /// With [`Keep::KeysValues`]: rotated keys and values per layer, `[T, kv_heads * head_dim]`.
     pub(super) keys_values: Vec<(B::Buffer, B::Buffer)>,
 }
@@ -50,27 +58,31 @@ impl<B: Backend> Llama<B> {
     /// Runs all layers; the last one only at the chosen rows.
     pub(crate) fn forward(&self, scene: &Scene<B>, adapted: &Adapted<B>, keep: Keep) -> Result<Passed<B>, KernelError> {
         let mut x = self.embed(&scene.ids, scene.tokens)?;
-        let (mut states, mut keys_values) = (Vec::new(), Vec::new());
+        let (mut kept, mut keys_values) = (Vec::new(), Vec::new());
         for layer in 0..self.layers.len() {
             let linear = Linear { model: self, layer, adapted };
-            let (state, y) = self.layer_forward(linear, scene, x, layer + 1 == self.layers.len())?;
+            let last = layer + 1 == self.layers.len();
+            let (state, y) = self.layer_forward(linear, scene, x, last)?;
             x = y;
             match keep {
                 Keep::Nothing => {}
                 Keep::KeysValues => keys_values.push((state.k, state.v)),
-                Keep::All => states.push(state),
+                // The last layer's state is the first one wanted, so computing it again would save nothing.
+                Keep::Inputs if !last => kept.push(Kept::Input(state.x)),
+                Keep::All | Keep::Inputs => kept.push(Kept::State(state)),
             }
         }
-        Ok(Passed { last: x, states, keys_values })
+        Ok(Passed { last: x, kept, keys_values })
     }
 
     pub(super) fn embed(&self, ids: &B::Indices, tokens: usize) -> Result<B::Buffer, KernelError> {
-        let mut x = self.backend.alloc(tokens * self.config.hidden)?;
+        let mut x = self.backend.alloc([tokens, self.config.hidden])?;
         self.backend.embed(&self.embedding, ids, &mut x)?;
         Ok(x)
     }
 
-    fn layer_forward(
+    /// One layer: what its backward pass reads, and its output.
+    pub(super) fn layer_forward(
         &self,
         linear: Linear<'_, B>,
         scene: &Scene<B>,
@@ -100,7 +112,7 @@ impl<B: Backend> Llama<B> {
 
     /// `x`'s chosen rows, `[R, hidden]`.
     pub(super) fn gather(&self, x: &B::Buffer, scene: &Scene<B>) -> Result<B::Buffer, KernelError> {
-        let mut out = self.backend.alloc(scene.chosen.count * self.config.hidden)?;
+        let mut out = self.backend.alloc([scene.chosen.count, self.config.hidden])?;
         self.backend.gather_rows(x, &scene.chosen.rows, self.config.hidden, &mut out)?;
         Ok(out)
     }
@@ -116,7 +128,7 @@ impl<B: Backend> Llama<B> {
     }
 
     pub(super) fn normed(&self, x: &B::Buffer, gain: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
-        let mut out = self.backend.alloc(rows * self.config.hidden)?;
+        let mut out = self.backend.alloc([rows, self.config.hidden])?;
         self.backend.rms_norm(x, gain, self.config.rms_eps, &mut out)?;
         Ok(out)
     }
@@ -139,8 +151,8 @@ impl<B: Backend> Llama<B> {
     ) -> Result<(Rest<B>, B::Buffer), KernelError> {
         let backend = &self.backend;
         let Looking { x, q, rows } = looking;
-        let mut attention = backend.alloc(rows * self.q_width())?;
-        let mut lse = backend.alloc(rows * self.config.heads)?;
+        let mut attention = backend.alloc([rows, self.q_width()])?;
+        let mut lse = backend.alloc([rows, self.config.heads])?;
         backend.attention(self.attention_shape(), sight, &q, k, v, &mut attention, &mut lse)?;
         let mut mid = self.copied(x, rows)?;
         linear.forward([Target::O], &attention, rows, [&mut mid], Write::Add, downs)?;
@@ -155,13 +167,13 @@ impl<B: Backend> Llama<B> {
 
     /// `silu(gate) * up`, `[rows, intermediate]`.
     pub(super) fn activated(&self, gate: &B::Buffer, up: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
-        let mut act = self.backend.alloc(rows * self.config.intermediate)?;
+        let mut act = self.backend.alloc([rows, self.config.intermediate])?;
         self.backend.swiglu(gate, up, &mut act)?;
         Ok(act)
     }
 
     fn copied(&self, x: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
-        let mut out = self.backend.alloc(rows * self.config.hidden)?;
+        let mut out = self.backend.alloc([rows, self.config.hidden])?;
         self.backend.copy(x, &mut out, 0)?;
         Ok(out)
     }

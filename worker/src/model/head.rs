@@ -17,7 +17,7 @@ impl<B: Backend> Llama<B> {
         let (hidden, vocab) = (self.config.hidden, self.config.vocab);
         let rows = supervision.rows.len();
         let normed = self.normed(&passed.last, &self.norm, rows)?;
-        let mut dnormed = self.backend.alloc(rows * hidden)?;
+        let mut dnormed = self.backend.alloc([rows, hidden])?;
         let mut total = 0.0;
         for from in (0..rows).step_by(ROWS) {
             let to = rows.min(from + ROWS);
@@ -26,14 +26,14 @@ impl<B: Backend> Llama<B> {
             let (offsets, ids, counts) =
                 (self.backend.indices(&offsets)?, self.backend.indices(&ids)?, self.backend.indices(&counts)?);
             let targets = Targets { offsets: &offsets, ids: &ids, counts: &counts };
-            let mut loss = self.backend.alloc(to - from)?;
+            let mut loss = self.backend.alloc([to - from, 1])?;
             self.backend.cross_entropy(&mut logits, vocab, &targets, &mut loss)?;
             total += self.backend.download(&loss)?.into_iter().map(f64::from).sum::<f64>();
-            let mut part = self.backend.alloc((to - from) * hidden)?;
+            let mut part = self.backend.alloc([to - from, hidden])?;
             self.backend.matmul_back(&logits, self.head_weight(), &mut part, Write::Set)?;
             self.backend.copy(&part, &mut dnormed, from * hidden)?;
         }
-        let mut dlast = self.backend.alloc(rows * hidden)?;
+        let mut dlast = self.backend.alloc([rows, hidden])?;
         self.backend.zero(&mut dlast)?;
         self.backend.rms_norm_back(&passed.last, &self.norm, self.config.rms_eps, &dnormed, &mut dlast)?;
         Ok((total, dlast))
@@ -77,9 +77,9 @@ impl<B: Backend> Llama<B> {
 
     fn logits_of(&self, normed: &B::Buffer, from: usize, to: usize) -> Result<B::Buffer, KernelError> {
         let order: Vec<u32> = (from as u32..to as u32).collect();
-        let mut part = self.backend.alloc((to - from) * self.config.hidden)?;
+        let mut part = self.backend.alloc([to - from, self.config.hidden])?;
         self.backend.gather_rows(normed, &self.backend.indices(&order)?, self.config.hidden, &mut part)?;
-        let mut logits = self.backend.alloc((to - from) * self.config.vocab)?;
+        let mut logits = self.backend.alloc([to - from, self.config.vocab])?;
         self.backend.matmul(&part, self.head_weight(), &mut logits, Write::Set)?;
         Ok(logits)
     }

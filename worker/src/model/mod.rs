@@ -6,7 +6,8 @@
 //!   ... last x ─ norm ─ head ─ cross entropy          each of q k v o gate up down: y = x W^T (+ scale x A^T B^T)
 //! ```
 //! Saved per token and layer for the backward pass: x, q, k, v (rotated), attention's output and log-sum-exp, mid, gate,
-//! up, and LoRA's r-wide down projections. Norms and SwiGLU are computed again. In the last layer only the rows that
+//! up, and LoRA's r-wide down projections; or x alone, and the layer is computed again. Norms and SwiGLU are always
+//! computed again. In the last layer only the rows that
 //! something reads ([`scene::Chosen`]) go through q, attention, o and the MLP; the head sees those rows alone. Below the
 //! first adapter no gradient is computed.
 
