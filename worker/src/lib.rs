@@ -5,7 +5,7 @@
 //! sequences into a tree; [`model`] runs forward and backward over it and [`engine`] is its front; [`reduce`] adds slot
 //! gradients; [`optimizer`] steps the [`adapter`]; [`train`] and [`checkpoint`] are the run; [`evaluate`], with
 //! [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk. [`seed`] is the only
-//! source of chance. All of that is plain functions and states; [`shell`] talks to the coordinator.
+//! source of chance, [`memory`] says beforehand what a job will take. All of that is plain functions and states; [`shell`] talks to the coordinator.
 
 pub mod adapter;
 pub mod answer;
@@ -14,6 +14,7 @@ pub mod checkpoint;
 pub mod engine;
 pub mod evaluate;
 pub mod forest;
+pub mod memory;
 pub mod model;
 pub mod optimizer;
 pub mod peft;

@@ -18,7 +18,9 @@ mod weight;
 
 use std::sync::Arc;
 
+pub use attention::scratch_per_token as attention_scratch;
 pub use buffer::{CpuBuffer, CpuIndices};
+pub use project::UNPACKED_BYTES;
 pub use simd::vector_units;
 pub use weight::CpuWeight;
 

@@ -21,6 +21,9 @@ use crate::backend::LoraShape;
 /// Most floats of a weight unpacked at a time: 8 MB stay in a shared cache, and memory does not grow with the weight.
 const UNPACKED_MAX: usize = 2 << 20;
 
+/// The same in bytes: the scratch of a product with a weight that does not lie as the product reads it.
+pub const UNPACKED_BYTES: u64 = 4 * UNPACKED_MAX as u64;
+
 /// One layer on the way forward.
 pub(super) struct Forward<'a> {
     pub weight: &'a CpuWeight,

@@ -1,5 +1,5 @@
 //! The LM head at the chosen rows: loss and its gradient, or what evaluation reads. A block of rows at a time, so that
-//! logits never outgrow [`ROWS`] rows.
+//! logits never outgrow [`LOGIT_ROWS`] rows.
 
 use insula_kernels::{Backend, KernelError, Readout, Targets, Wanted, Write};
 
@@ -9,7 +9,7 @@ use crate::forest::Supervision;
 
 /// Rows of logits at a time: 128 rows of a 49,152-token vocabulary are 25 MB; fewer rows would pack the head more often
 /// than needed.
-const ROWS: usize = 128;
+pub(crate) const LOGIT_ROWS: usize = 128;
 
 impl<B: Backend> Llama<B> {
     /// The summed loss, and its gradient at the last residual, `[R, hidden]`.
@@ -19,8 +19,8 @@ impl<B: Backend> Llama<B> {
         let normed = self.normed(&passed.last, &self.norm, rows)?;
         let mut dnormed = self.backend.alloc([rows, hidden])?;
         let mut total = 0.0;
-        for from in (0..rows).step_by(ROWS) {
-            let to = rows.min(from + ROWS);
+        for from in (0..rows).step_by(LOGIT_ROWS) {
+            let to = rows.min(from + LOGIT_ROWS);
             let mut logits = self.logits_of(&normed, from, to)?;
             let [offsets, ids, counts] = entries(supervision, from, to);
             let (offsets, ids, counts) =
@@ -43,8 +43,8 @@ impl<B: Backend> Llama<B> {
     pub(super) fn read_out(&self, last: &B::Buffer, rows: usize, wanted: &Wanted<'_>) -> Result<Readout, KernelError> {
         let normed = self.normed(last, &self.norm, rows)?;
         let mut all = Readout::default();
-        for from in (0..rows).step_by(ROWS) {
-            let to = rows.min(from + ROWS);
+        for from in (0..rows).step_by(LOGIT_ROWS) {
+            let to = rows.min(from + LOGIT_ROWS);
             let logits = self.logits_of(&normed, from, to)?;
             let part = Wanted { offsets: &wanted.offsets[from..=to], ids: wanted.ids };
             let part = self.backend.read_out(&logits, self.config.vocab, &part)?;
@@ -69,8 +69,8 @@ impl<B: Backend> Llama<B> {
     pub(crate) fn logits(&self, passed: &Passed<B>, rows: usize) -> Result<Vec<f32>, KernelError> {
         let normed = self.normed(&passed.last, &self.norm, rows)?;
         let mut all = Vec::with_capacity(rows * self.config.vocab);
-        for from in (0..rows).step_by(ROWS) {
-            all.extend(self.backend.download(&self.logits_of(&normed, from, rows.min(from + ROWS))?)?);
+        for from in (0..rows).step_by(LOGIT_ROWS) {
+            all.extend(self.backend.download(&self.logits_of(&normed, from, rows.min(from + LOGIT_ROWS))?)?);
         }
         Ok(all)
     }

@@ -24,6 +24,7 @@ use insula_kernels::{Attention, Backend};
 pub(crate) use adapted::Adapted;
 pub(crate) use decode::Chain;
 pub(crate) use forward::{Keep, Passed};
+pub(crate) use head::LOGIT_ROWS;
 pub use load::LoadError;
 pub(crate) use scene::Scene;
 

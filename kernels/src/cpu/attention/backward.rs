@@ -76,6 +76,14 @@ fn chunks(keys: usize) -> impl Iterator<Item = Range<usize>> {
     (0..keys).step_by(step).map(move |from| from..keys.min(from + step))
 }
 
+/// Floats of scratch per token that the backward pass over so many tokens takes, which is more than forward does.
+#[must_use]
+pub fn scratch_per_token(heads: usize, kv_heads: usize, head_dim: usize, tokens: usize) -> usize {
+    let parts = chunks(tokens).count() + 2;
+    let turned = 2 * kv_heads;
+    (heads * parts + turned) * head_dim + heads
+}
+
 /// `sum(dout * out)` per query and head, `[Q, heads]`.
 fn along(arena: &Arc<Arena>, shape: Attention, saved: &Saved<'_>) -> CpuBuffer {
     let d = shape.head_dim;

@@ -14,6 +14,7 @@ mod forward;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use backward::scratch_per_token;
 pub(super) use backward::{Saved, backward};
 pub(super) use forward::forward;
 

@@ -24,10 +24,10 @@ use super::{Vectors, tile::Tile, vectors};
 pub(crate) const PANEL: usize = 16;
 /// Most of k summed in one go: a panel of it and the tile's rows of A stay in the nearest caches.
 const DEPTH_MAX: usize = 320;
-/// Rows of C per task: a multiple of every tile's height; enough tasks for many threads.
+/// Rows of C per task: a multiple of every tile's height; panels are read from L2 so many times fewer.
 const ROWS_PER_TASK: usize = 96;
-/// Most columns of C per task, where there are rows enough.
-const COLUMNS_PER_TASK: usize = 512;
+/// Most columns of C per task: their panels (295 KB at k = 576) and A's block stay in the L2 cache.
+const COLUMNS_PER_TASK: usize = 128;
 
 /// The left operand: element (i, k) is `data[i * row + k * column]`.
 #[derive(Debug, Clone, Copy)]
@@ -169,17 +169,15 @@ fn check(shape: Shape, terms: &[Term<'_>], c: usize) {
 /// The blocks of C that are tasks: those of the same columns stand together, since they read the same panels.
 fn blocks(shape: Shape) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     let Shape { m, n, .. } = shape;
-    let wide = columns_per_task(m, n);
+    let wide = columns_per_task(n);
     (0..n).step_by(wide).flat_map(move |j| {
         let columns = j..n.min(j + wide);
         (0..m).step_by(ROWS_PER_TASK).map(move |i| (i..m.min(i + ROWS_PER_TASK), columns.clone()))
     })
 }
 
-fn columns_per_task(m: usize, n: usize) -> usize {
-    // With few rows the columns are what there is to share out.
-    let most = if m <= ROWS_PER_TASK { COLUMNS_PER_TASK / 4 } else { COLUMNS_PER_TASK };
-    n.div_ceil(n.div_ceil(most)).next_multiple_of(2 * PANEL)
+fn columns_per_task(n: usize) -> usize {
+    n.div_ceil(n.div_ceil(COLUMNS_PER_TASK)).next_multiple_of(2 * PANEL)
 }
 
 fn depth(k: usize) -> usize {

@@ -92,6 +92,20 @@ impl Tile {
         }
     }
 
+    /// Calls `step` once per row of depth, four to a turn of the loop: 5% faster than one by one (docs/lab.md).
+    #[inline(always)]
+    fn each_depth(&self, mut step: impl FnMut()) {
+        for _ in 0..self.depth / 4 {
+            step();
+            step();
+            step();
+            step();
+        }
+        for _ in 0..self.depth % 4 {
+            step();
+        }
+    }
+
     /// # Safety
     /// As [`Tile::dispatch`], on a machine with AVX-512.
     #[cfg(target_arch = "x86_64")]
@@ -111,7 +125,7 @@ impl Tile {
         // SAFETY: reads stay within `ROWS` rows and `depth` columns of A and `depth` rows of B's panels, writes within
         // `ROWS` rows of C; pointers step past the end only after the last read, and wrapping_add allows that.
         unsafe {
-            for _ in 0..self.depth {
+            self.each_depth(|| {
                 let mut right = [_mm512_setzero_ps(); PANELS];
                 for (p, right) in right.iter_mut().enumerate() {
                     *right = _mm512_loadu_ps(b.add(p * self.panel));
@@ -126,7 +140,7 @@ impl Tile {
                     *base = base.wrapping_add(column);
                 }
                 b = b.wrapping_add(self.step);
-            }
+            });
             for (i, sum) in sums.iter().enumerate() {
                 for (p, sum) in sum.iter().enumerate() {
                     let out = c.add(i * stride + p * PANEL);
@@ -151,7 +165,7 @@ impl Tile {
         let (row, column) = (self.row, self.column);
         // SAFETY: as in `avx512`.
         unsafe {
-            for _ in 0..self.depth {
+            self.each_depth(|| {
                 let (left, right) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let value = _mm256_broadcast_ss(&*a.add(i * row));
@@ -160,7 +174,7 @@ impl Tile {
                 }
                 a = a.wrapping_add(column);
                 b = b.wrapping_add(self.step);
-            }
+            });
             for (i, sum) in sums.iter().enumerate() {
                 let out = c.add(i * stride);
                 if self.add {
