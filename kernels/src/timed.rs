@@ -12,7 +12,10 @@ use std::{
 };
 
 use crate::{
-    backend::{AdamW, Attention, Backend, Direction, LoraShape, Precision, Readout, Sight, Targets, Wanted, Write},
+    backend::{
+        AdamW, Attention, Backend, Direction, Precision, Projection, ProjectionBack, Readout, Sight, Targets, Wanted,
+        Write,
+    },
     error::KernelError,
 };
 
@@ -114,6 +117,34 @@ impl<B: Backend> Backend for Timed<B> {
         self.timed("upload", |inner| inner.upload(values))
     }
 
+    fn project(
+        &self,
+        x: &B::Buffer,
+        params: &B::Buffer,
+        layers: &mut [Projection<'_, Self>],
+        write: Write,
+    ) -> Result<(), KernelError> {
+        let inner = layers.iter_mut().map(|Projection { weight, pair, y }| {
+            let pair = pair.as_mut().map(|(shape, down)| (*shape, &mut **down));
+            Projection::<B> { weight, pair, y }
+        });
+        let mut layers: Vec<_> = inner.collect();
+        self.timed("project", |inner| inner.project(x, params, &mut layers, write))
+    }
+
+    fn project_back(
+        &self,
+        x: Option<&B::Buffer>,
+        params: &B::Buffer,
+        layers: &[ProjectionBack<'_, Self>],
+        grads: &mut B::Buffer,
+        dx: Option<(&mut B::Buffer, Write)>,
+    ) -> Result<(), KernelError> {
+        let inner = |&ProjectionBack { weight, pair, dy }: &_| ProjectionBack::<B> { weight, pair, dy };
+        let layers: Vec<_> = layers.iter().map(inner).collect();
+        self.timed("project_back", |inner| inner.project_back(x, params, &layers, grads, dx))
+    }
+
     delegate! {
         download(buffer: &B::Buffer) -> Vec<f32>;
         indices(values: &[u32]) -> B::Indices;
@@ -123,9 +154,6 @@ impl<B: Backend> Backend for Timed<B> {
         embed(table: &B::Weight, ids: &B::Indices, out: &mut B::Buffer) -> ();
         matmul(x: &B::Buffer, weight: &B::Weight, y: &mut B::Buffer, write: Write) -> ();
         matmul_back(dy: &B::Buffer, weight: &B::Weight, dx: &mut B::Buffer, write: Write) -> ();
-        lora(x: &B::Buffer, params: &B::Buffer, shape: &LoraShape, down: &mut B::Buffer, y: &mut B::Buffer) -> ();
-        lora_back(x: &B::Buffer, down: &B::Buffer, dy: &B::Buffer, params: &B::Buffer, shape: &LoraShape,
-            grads: &mut B::Buffer, dx: Option<&mut B::Buffer>) -> ();
         rms_norm(x: &B::Buffer, gain: &B::Buffer, eps: f32, y: &mut B::Buffer) -> ();
         rms_norm_back(x: &B::Buffer, gain: &B::Buffer, eps: f32, dy: &B::Buffer, dx: &mut B::Buffer) -> ();
         rotary(x: &mut B::Buffer, table: &B::Buffer, head_dim: usize, direction: Direction) -> ();
