@@ -1,5 +1,5 @@
-//! The products with frozen weights, alone and as projections of one input with LoRA pairs, at SmolLM2-135M's shapes, forward and back:
-//! `cargo bench -p insula-kernels --bench products [filter]`. The rate is multiply-adds in a second.
+//! The products with frozen weights, alone and as projections of one input with LoRA pairs, at SmolLM2-135M's shapes,
+//! forward and back: `cargo bench -p insula-kernels --bench products [filter]`. The rate is multiply-adds in a second.
 
 use std::{hint::black_box, time::Duration};
 

@@ -3,6 +3,7 @@ chosen and the runner-up.
 
     python generate.py --peers DIR --model DIR --csv FILE --adapter DIR [--n 96] [--batch 8] [--max-new-tokens 5]
 """
+
 import argparse, json, sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer

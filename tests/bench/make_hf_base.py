@@ -1,7 +1,8 @@
 """A base's GGUF file as a Hugging Face folder, for the peers, which read nothing else.
 
-    python make_hf_base.py --gguf FILE --out DIR        (torch, transformers, gguf, accelerate)
+python make_hf_base.py --gguf FILE --out DIR        (torch, transformers, gguf, accelerate)
 """
+
 import argparse, os, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

@@ -8,6 +8,7 @@ defaults and no decay, constant learning rate, clipped to a norm of 1: what `ins
 
 FILE: a line an update, a JSON list of {"prompt", "target"}; without --batches, the adapter is saved and nothing computed.
 """
+
 import argparse, json, time, torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer

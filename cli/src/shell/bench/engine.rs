@@ -210,22 +210,28 @@ impl<'a> Bench<'a> {
         enough(file.display().to_string(), Updates::Given(Box::new(training), given.into_iter()), count)
     }
 
-    /// The corpus's name and a job's training, of which the updates asked for are tokenised.
+    /// The corpus's name and a job's training, of as many epochs as hold the updates asked for; those are tokenised.
     fn job(&self, adapter: Adapter) -> Result<(String, Training), Failure> {
         let corpus = self.corpus(Split::Train)?;
         let dialogues = &corpus.splits[&Split::Train];
         let turns: Vec<usize> = dialogues.iter().map(|d| d.utterances.len()).collect();
-        let spec = &self.spec;
+        let mut spec = self.spec.clone();
         let samples = plan::select(&turns, spec.data.share, spec.seed);
-        let epoch = plan::epoch(&samples, spec.train.batching, spec.train.batch as usize, spec.seed, 1);
+        let (updates, batch) = (self.args.updates as usize + 1, spec.train.batch as usize);
+        let epochs = updates.div_ceil(samples.len().div_ceil(batch).max(1));
+        spec.train.epochs = u32::try_from(epochs).expect("at most one more than the updates");
         let task = self.main_task(&self.tokenizer, &corpus)?;
+        let order = (1..=spec.train.epochs)
+            .flat_map(|epoch| plan::epoch(&samples, spec.train.batching, batch, spec.seed, epoch))
+            .take(updates)
+            .flatten();
         let mut examples = BTreeMap::new();
-        for sample in epoch.iter().take(self.args.updates as usize + 1).flatten() {
+        for sample in order {
             let example = task.example(&dialogues[sample.dialogue as usize], sample.turn as usize).map_err(input)?;
             let prompt_tokens = example.prompt_ids.len();
-            examples.insert(*sample, Example { ids: [example.prompt_ids, example.target_ids].concat(), prompt_tokens });
+            examples.insert(sample, Example { ids: [example.prompt_ids, example.target_ids].concat(), prompt_tokens });
         }
-        Ok((corpus.name.clone(), Training::new(spec.clone(), samples, examples, adapter)))
+        Ok((corpus.name.clone(), Training::new(spec, samples, examples, adapter)))
     }
 
     fn evaluate(&mut self, trained: &Adapter) -> Result<Evaluated, Failure> {
