@@ -72,7 +72,7 @@ fn main() -> Result<(), KernelError> {
 /// The backend's own product with a weight in each precision: the shortest call, seconds.
 fn ours(cpu: &Cpu, p: &Product<'_>, weights: [&CpuWeight; 2], repeats: usize) -> Result<Vec<f64>, KernelError> {
     let left = cpu.upload(p.left)?;
-    let mut out = cpu.alloc(p.rows * p.columns)?;
+    let mut out = cpu.alloc([p.rows, p.columns])?;
     let mut least = vec![f64::INFINITY; 2];
     for _ in 0..repeats {
         for (least, weight) in least.iter_mut().zip(weights) {

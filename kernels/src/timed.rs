@@ -107,9 +107,9 @@ impl<B: Backend> Backend for Timed<B> {
     type Indices = B::Indices;
     type Weight = B::Weight;
 
-    fn alloc(&self, len: usize) -> Result<B::Buffer, KernelError> {
-        self.ledger.with(|entries| entries.buffer_values += len as u64);
-        self.timed("alloc", |inner| inner.alloc(len))
+    fn alloc(&self, shape: [usize; 2]) -> Result<B::Buffer, KernelError> {
+        self.ledger.with(|entries| entries.buffer_values += (shape[0] * shape[1]) as u64);
+        self.timed("alloc", |inner| inner.alloc(shape))
     }
 
     fn upload(&self, values: &[f32]) -> Result<B::Buffer, KernelError> {
@@ -192,7 +192,7 @@ mod tests {
         let timed = Timed::new(Cpu::new(1).unwrap(), ticking);
         let ledger = timed.ledger();
         let weight = timed.weight([1, 2], &[3.0, 4.0], Precision::F32).unwrap();
-        let (x, mut y) = (timed.upload(&[1.0, 2.0]).unwrap(), timed.alloc(1).unwrap());
+        let (x, mut y) = (timed.upload(&[1.0, 2.0]).unwrap(), timed.alloc([1, 1]).unwrap());
         for write in [Write::Set, Write::Add] {
             timed.matmul(&x, &weight, &mut y, write).unwrap();
         }

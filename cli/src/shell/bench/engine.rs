@@ -147,7 +147,8 @@ impl<'a> Bench<'a> {
             job::Precision::F32 => Precision::F32,
             job::Precision::Bf16 => Precision::Bf16,
         };
-        let engine = Engine::load(timed, &base.config, &base, precision).map_err(input)?;
+        let mut engine = Engine::load(timed, &base.config, &base, precision).map_err(input)?;
+        engine.set_recompute(spec.train.recompute);
         Ok(Self { args, spec, resolved, base, tokenizer, engine, ledger, cpu })
     }
 
