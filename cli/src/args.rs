@@ -48,6 +48,9 @@ pub enum Command {
     Model(ModelCommand),
     /// Show what this machine has for insula, and what it lacks.
     Doctor(DoctorArgs),
+    /// Measure how fast insula is here.
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 /// A job's settings: the file and what is set over it.
@@ -334,4 +337,59 @@ pub struct DoctorArgs {
     /// Where local state is kept.
     #[command(flatten)]
     pub state: StateArgs,
+}
+
+/// `insula bench`
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Train and evaluate on a corpus for a short while: rates, useful arithmetic, time of each kind of operation.
+    Engine(EngineBenchArgs),
+}
+
+/// `insula bench engine`
+#[derive(Debug, Args)]
+pub struct EngineBenchArgs {
+    /// The base: a .gguf, a folder, or pip:PACKAGE.
+    #[arg(long, value_name = "BASE")]
+    pub base: String,
+    /// The corpus's folder: its train split is trained on, its test split evaluated.
+    #[arg(long, value_name = "DIR")]
+    pub corpus: String,
+    /// Preceding utterances in a prompt.
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    pub window: u32,
+    /// Samples of an update.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub batch: u32,
+    /// Set any other key of a job over configs/jobs/meld.toml's values: `--set slot_tokens=4096`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Compute threads; one per core by default.
+    #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    pub threads: usize,
+    /// Updates timed, after one to warm up.
+    #[arg(long, default_value_t = 4, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub updates: u32,
+    /// Compute the updates of this file instead (a line each: a JSON list of {"prompt", "target"}), with torch's AdamW at
+    /// a constant rate.
+    #[arg(long, value_name = "FILE", conflicts_with = "updates")]
+    pub batches: Option<PathBuf>,
+    /// The constant learning rate of --batches.
+    #[arg(long, default_value_t = 2e-4, value_name = "RATE")]
+    pub batches_lr: f64,
+    /// Start from this adapter, a folder as PEFT writes it; by default a fresh one.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Test samples evaluated, the first of the split; 0 for none.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub samples: usize,
+    /// Evaluate with this adapter, a folder as PEFT writes it; by default the one just trained.
+    #[arg(long, value_name = "DIR")]
+    pub evaluate_adapter: Option<PathBuf>,
+    /// Write the answers to this file, a line of JSON each, as a job does.
+    #[arg(long, value_name = "FILE")]
+    pub predictions: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }

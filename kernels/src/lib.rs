@@ -13,6 +13,7 @@
 mod backend;
 pub mod cpu;
 mod error;
+pub mod timed;
 
 pub use backend::{
     AdamW, Attention, Backend, Direction, LoraShape, Precision, Projection, ProjectionBack, Readout, Sight, Targets,

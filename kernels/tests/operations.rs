@@ -233,7 +233,8 @@ fn swiglu_has_the_gradient_of_its_values() {
     let (gate, up, dout): (Vec<f32>, _, _) =
         (values(n, 1).iter().map(|g| g * 20.0).collect(), values(n, 2), values(n, 3));
     let (g, u) = (cpu.upload(&gate).unwrap(), cpu.upload(&up).unwrap());
-    let (mut out, mut dgate, mut dup) = (cpu.alloc([1, n]).unwrap(), cpu.upload(&dout).unwrap(), cpu.alloc([1, n]).unwrap());
+    let (mut out, mut dgate, mut dup) =
+        (cpu.alloc([1, n]).unwrap(), cpu.upload(&dout).unwrap(), cpu.alloc([1, n]).unwrap());
     cpu.swiglu(&g, &u, &mut out).unwrap();
     cpu.swiglu_back(&g, &u, &mut dgate, &mut dup).unwrap();
     let wide = |x: &[f32], i: usize| f64::from(x[i]);

@@ -1,0 +1,4 @@
+//! What benchmarks compute from what was measured, and how they show it. The clock is read under [`crate::shell`].
+
+pub mod engine;
+pub mod given;

@@ -1,0 +1,4 @@
+//! `insula bench`: the clock and the machine around [`crate::bench`]'s figures.
+
+pub mod engine;
+mod gemm_peak;
