@@ -48,6 +48,9 @@ pub enum Command {
     Model(ModelCommand),
     /// Show what this machine has for insula, and what it lacks.
     Doctor(DoctorArgs),
+    /// Measure how fast insula is here.
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 /// A job's settings: the file and what is set over it.
@@ -334,4 +337,25 @@ pub struct DoctorArgs {
     /// Where local state is kept.
     #[command(flatten)]
     pub state: StateArgs,
+}
+
+/// `insula bench`
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Shard a synthetic corpus: utterances and bytes a second, peak memory and, with a base, tokens a second.
+    Data(DataBenchArgs),
+}
+
+/// `insula bench data`
+#[derive(Debug, Args)]
+pub struct DataBenchArgs {
+    /// Utterances of the corpus.
+    #[arg(long, default_value_t = 2_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(3..))]
+    pub utterances: u64,
+    /// Also tokenise prompts with this base's tokenizer: a .gguf, a folder, or pip:PACKAGE.
+    #[arg(long, value_name = "BASE")]
+    pub base: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }

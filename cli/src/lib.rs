@@ -1,12 +1,14 @@
 //! The command line: what was typed, done with the rooms behind it, shown to a person or a script.
 //!
 //! [`args`] is what can be typed; [`failure`] is how a command ends badly; [`progress`] turns a job's events into lines
-//! and bars. Everything that touches the world is under [`shell`], one file per command.
+//! and bars; [`synthetic`] makes corpora to measure with. Everything that touches the world is under [`shell`], one file
+//! per command.
 
 pub mod args;
 pub mod failure;
 pub mod progress;
 pub mod shell;
+pub mod synthetic;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
 //! The commands themselves: the rooms of the command line that touch the world.
 
+mod bench;
 mod client;
 mod coordinator;
 mod corpus;
@@ -16,7 +17,7 @@ mod settings;
 mod worker;
 
 use crate::{
-    args::{Cli, Command},
+    args::{BenchCommand, Cli, Command},
     failure::Failure,
 };
 
@@ -26,6 +27,7 @@ use crate::{
 /// Why it could not be done.
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        Command::Bench(BenchCommand::Data(args)) => bench::data::run(&args),
         Command::Corpus(command) => corpus::run(command),
         Command::Model(command) => model::run(command),
         command => {
@@ -51,6 +53,6 @@ async fn asynchronous(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Cancel(args) => jobs::cancel(args).await,
         Command::Report(args) => jobs::report(args).await,
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Corpus(_) | Command::Model(_) => unreachable!("done without a runtime"),
+        Command::Bench(_) | Command::Corpus(_) | Command::Model(_) => unreachable!("done without a runtime"),
     }
 }

@@ -249,10 +249,7 @@ impl Surveyed {
 }
 
 /// The one layout of all files.
-fn layout_of<'a>(
-    asked: Asked,
-    files: impl Iterator<Item = &'a (SplitFile, Survey)>,
-) -> Result<Layout, CorpusError> {
+fn layout_of<'a>(asked: Asked, files: impl Iterator<Item = &'a (SplitFile, Survey)>) -> Result<Layout, CorpusError> {
     let mut known = None;
     if let Asked::Named(layout) = asked {
         return Ok(layout);

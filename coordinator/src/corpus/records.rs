@@ -244,7 +244,8 @@ impl<R: Read> Records<R> {
             self.torn.extend(bytes.drain(valid..));
         }
         self.chunk = String::from_utf8(bytes).expect("what is not valid was cut off");
-        self.at = if self.offset == 0 && self.chunk.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
+        self.at =
+            if self.offset == 0 && self.chunk.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
         Ok(!self.chunk.is_empty())
     }
 }

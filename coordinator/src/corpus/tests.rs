@@ -162,7 +162,9 @@ fn csv_of(rows: &[(u64, u64, String, usize)]) -> Vec<u8> {
     writer.write_record(["Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID"]).unwrap();
     for (dialogue, number, text, label) in rows {
         let speaker = format!("speaker {}", (dialogue + number) % 3);
-        writer.write_record([text, &speaker, meld::LABELS[*label], &dialogue.to_string(), &number.to_string()]).unwrap();
+        writer
+            .write_record([text, &speaker, meld::LABELS[*label], &dialogue.to_string(), &number.to_string()])
+            .unwrap();
     }
     writer.into_inner().unwrap()
 }

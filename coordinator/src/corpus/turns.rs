@@ -3,11 +3,7 @@
 //! Dialogues come in order of first appearance, their utterances in order of their numbers, their speakers numbered by
 //! first word. Where a file comes back to dialogues that had ended, all of its turns are gathered first.
 
-use std::{
-    collections::BTreeMap,
-    io::Read,
-    iter::from_fn,
-};
+use std::{collections::BTreeMap, io::Read, iter::from_fn};
 
 use insula_proto::corpus::{Dialogue, Label, LabelSet, Split, Utterance};
 

@@ -73,7 +73,8 @@ pub async fn shard_corpus(spec: &CorpusSpec, artifacts: &Artifacts) -> Result<Co
     let cores = Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get)));
     let stored = |part: Result<Part, CorpusError>| store(part, cores.clone(), artifacts);
     let mut stored = ReceiverStream::new(parts).map(stored).buffered(IN_FLIGHT);
-    let mut splits: BTreeMap<Split, SplitManifest> = surveyed.splits().map(|split| (split, Default::default())).collect();
+    let mut splits: BTreeMap<Split, SplitManifest> =
+        surveyed.splits().map(|split| (split, Default::default())).collect();
     while let Some((split, shard)) = stored.try_next().await? {
         splits.entry(split).or_default().shards.push(shard);
     }

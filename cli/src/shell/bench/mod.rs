@@ -1,0 +1,3 @@
+//! `insula bench`: the clock and the machine around what is measured.
+
+pub mod data;
