@@ -62,7 +62,8 @@ pub struct Corpus {
     pub splits: BTreeMap<Split, Vec<Dialogue>>,
 }
 
-/// Largest file whose dialogues may stand apart: its turns are gathered in memory, in about three times its size.
+/// Largest file whose dialogues may stand apart: its turns are gathered in memory, which takes about twice its size
+/// (reckoned).
 pub const SCATTERED_BYTES_MAX: u64 = 1 << 30;
 
 /// One split's file, as it lies on disk.

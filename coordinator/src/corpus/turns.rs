@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, io::Read, iter::from_fn};
 use insula_proto::corpus::{Dialogue, Label, LabelSet, Split, Utterance};
 
 use super::{
-    CorpusError, Layout, listed,
+    CorpusError, Dialogues, Layout, listed,
     records::{Record, Records},
     survey::{Key, Survey},
 };
@@ -47,10 +47,7 @@ impl<'a> Reading<'a> {
     ///
     /// # Errors
     /// When a column is missing or there is no row at all; each dialogue may be an error of its own.
-    pub(super) fn dialogues<R: Read + 'a>(
-        self,
-        records: Records<R>,
-    ) -> Result<Box<dyn Iterator<Item = Result<Dialogue, CorpusError>> + 'a>, CorpusError> {
+    pub(super) fn dialogues<R: Read + 'a>(self, records: Records<R>) -> Result<Dialogues<'a>, CorpusError> {
         let columns = self.columns()?;
         let mut turns = self.clone().turns(records, columns)?.peekable();
         if turns.peek().is_none() {

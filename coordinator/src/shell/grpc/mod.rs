@@ -28,9 +28,7 @@ use super::{
     sharding::{ShardingError, shard_corpus},
     store::Reader,
 };
-use crate::{
-    schedule::{Job, Refusal},
-};
+use crate::schedule::{Job, Refusal};
 
 /// Largest message in either direction. The largest there is, a training's losses, is 4 bytes an update.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -112,7 +110,8 @@ fn ask_status(error: AskError) -> Status {
             | Refusal::NoBase { .. }
             | Refusal::NoSuchEpoch { .. }
             | Refusal::NoAdapter { .. }
-            | Refusal::WrongTally { .. } => Status::invalid_argument(message),
+            | Refusal::WrongTally { .. }
+            | Refusal::NotClaimed { .. } => Status::invalid_argument(message),
             Refusal::UnknownWorker(_)
             | Refusal::OtherVersion { .. }
             | Refusal::StaleLease { .. }
