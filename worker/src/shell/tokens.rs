@@ -1,7 +1,7 @@
 //! The token cache from the worker's side: what the fleet has tokenised is fetched, what it has not is claimed, made,
 //! and stored for the others.
 
-use std::time::Duration;
+use std::{panic::resume_unwind, thread, time::Duration};
 
 use insula_proto::{corpus::Dialogue, ids::Digest};
 
@@ -16,6 +16,10 @@ use crate::{
 
 /// Pause before asking again for what another worker is making: a shard takes it some tens of milliseconds.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Shards asked for side by side. A shard is tens of milliseconds of tokenising and several syncs of the coordinator's
+/// disk, which side by side are mostly one another's.
+const AT_ONCE: usize = 8;
 
 /// One shard and what is in it.
 pub struct ShardDialogues {
@@ -39,11 +43,14 @@ pub fn for_each_shard(
     let mut left: Vec<usize> = (0..shards.len()).collect();
     while !left.is_empty() {
         let mut busy = Vec::new();
-        for &place in &left {
+        for places in left.chunks(AT_ONCE) {
             link.go_on()?;
-            match of_shard(task, shards[place], link)? {
-                Some(prompts) => each(place, prompts)?,
-                None => busy.push(place),
+            let at_once = places.iter().map(|&place| shards[place]).collect::<Vec<_>>();
+            for (&place, prompts) in places.iter().zip(of_shards(task, &at_once, link)) {
+                match prompts? {
+                    Some(prompts) => each(place, prompts)?,
+                    None => busy.push(place),
+                }
             }
         }
         if busy.len() == left.len() {
@@ -52,6 +59,14 @@ pub fn for_each_shard(
         left = busy;
     }
     Ok(())
+}
+
+/// What [`of_shard`] says of each of a few shards, asked side by side.
+fn of_shards(task: &MainTask<'_>, shards: &[&ShardDialogues], link: &Link) -> Vec<Result<Option<Prompts>, Unfinished>> {
+    thread::scope(|scope| {
+        let asked: Vec<_> = shards.iter().map(|shard| scope.spawn(|| of_shard(task, shard, link))).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }
 
 /// The prompts of a shard; `None`: another worker is making them.
