@@ -93,7 +93,11 @@ impl Record {
     }
 
     fn end_field(&mut self) {
-        self.ends.push(self.text.len());
+        // A field takes a byte at least, its comma.
+        self.cut |= self.ends.len() >= RECORD_BYTES_MAX;
+        if !self.cut || self.ends.is_empty() {
+            self.ends.push(self.text.len());
+        }
     }
 }
 
@@ -246,7 +250,8 @@ impl<R: Read> Records<R> {
         self.chunk = String::from_utf8(bytes).expect("what is not valid was cut off");
         self.at =
             if self.offset == 0 && self.chunk.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
-        Ok(!self.chunk.is_empty())
+        // Nothing but the beginning of a character was read: what ends it is yet to come, or it is an error.
+        if self.chunk.is_empty() && read > 0 { self.fill() } else { Ok(!self.chunk.is_empty()) }
     }
 }
 

@@ -252,10 +252,14 @@ fn a_file_longer_than_a_chunk_reads_the_same_and_a_bad_byte_is_found_where_it_is
     assert_eq!(rows(&spoilt).unwrap_err().to_string(), format!("f: row 16001: byte {at} is not valid UTF-8"));
     let torn = &text.as_bytes()[..text.rfind('…').unwrap() + 1];
     assert!(rows(torn).unwrap_err().to_string().starts_with("f: row 18000: byte "));
+    for before in [0, 64 << 10] {
+        let only_torn = [vec![b'a'; before], vec![0xe2]].concat();
+        assert_eq!(rows(&only_torn).unwrap_err().to_string(), format!("f: row 1: byte {before} is not valid UTF-8"));
+    }
 }
 
 #[test]
-fn a_quote_left_open_is_told_and_never_held_in_memory() {
+fn a_row_without_end_is_told_and_never_held_in_memory() {
     let open = format!("a,b\n1,\"{}", "word \n".repeat(4 << 20));
     let mut records = Records::new("f", open.as_bytes());
     assert!(records.advance().unwrap());
@@ -264,7 +268,11 @@ fn a_quote_left_open_is_told_and_never_held_in_memory() {
     let closed = open + "\"\n";
     let mut records = Records::new("f", closed.as_bytes());
     assert!(records.advance().unwrap());
-    assert!(records.advance().unwrap_err().to_string().starts_with("f: row 2: more than 16777216 bytes in one row"));
+    let error = records.advance().unwrap_err().to_string();
+    assert!(error.starts_with("f: row 2: more than 16777216 bytes in one row"), "{error}");
+    let commas = vec![b','; 17 << 20];
+    let error = Records::new("f", commas.as_slice()).advance().unwrap_err().to_string();
+    assert!(error.starts_with("f: row 1: more than 16777216 bytes in one row"), "{error}");
 }
 
 #[test]

@@ -113,6 +113,7 @@ mod tests {
         Answer, Request,
         event::Report,
         fixture::{Desk, LEASE_MS, evaluated, spec},
+        step,
     };
 
     type Holder = (WorkerId, LeaseId);
@@ -203,12 +204,21 @@ mod tests {
         assert_eq!(claim(&mut desk, one, 1, None), Ok(Claim::Cached(artifact(1))));
     }
 
-    /// Leases that ended, by the journal alone.
-    fn ended(event: &Event) -> Option<LeaseId> {
-        match event {
-            Event::LeaseLost { lease, .. } => Some(*lease),
-            Event::Reported { lease, report, .. } if report.closes() => Some(*lease),
-            _ => None,
+    /// Whoever claims a key finds it unclaimed, or claimed under a lease that is no more; and never made.
+    fn check_claims(journal: &[(u64, Event)], seed: u64) {
+        let (mut leases, mut keys) = (State::default(), BTreeMap::new());
+        for (at_ms, event) in journal {
+            match event {
+                Event::TokensClaimed { key, lease } => {
+                    let before = keys.insert(key.clone(), Some(*lease));
+                    let free =
+                        before.is_none_or(|holder| holder.is_some_and(|held| !leases.leases.contains_key(&held)));
+                    assert!(free, "seed {seed}: {key} was claimed while another was at it, or had made it");
+                }
+                Event::TokensCached { key, .. } => drop(keys.insert(key.clone(), None)),
+                _ => {}
+            }
+            step(&mut leases, *at_ms, event);
         }
     }
 
@@ -218,47 +228,56 @@ mod tests {
         for seed in 0..300 {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             let mut desk = desk();
-            let mut holders: Vec<Option<Holder>> = vec![None; random.random_range(2..5)];
+            // A process knows its lease and what it was granted, where the answers reached it.
+            let mut processes: Vec<Option<(Holder, BTreeSet<usize>)>> = vec![None; random.random_range(2..5)];
             let mut cached = BTreeSet::new();
-            for _ in 0..5000 {
+            for _ in 0..10_000 {
                 if cached.len() == KEYS {
                     break;
                 }
-                let (n, k) = (random.random_range(0..holders.len()), random.random_range(0..KEYS));
-                let Some(me) = holders[n] else {
+                let (n, k) = (random.random_range(0..processes.len()), random.random_range(0..KEYS));
+                let Some((me, granted)) = &mut processes[n] else {
                     let worker = desk.register(&format!("w{n}"));
-                    holders[n] = desk.lease(worker).map(|(lease, _)| (worker, lease));
+                    processes[n] = desk.lease(worker).map(|(lease, _)| ((worker, lease), BTreeSet::new()));
                     continue;
                 };
-                match random.random_range(0..100) {
-                    0..4 => holders[n] = None, // dies
-                    4..6 => desk.core = desk.replayed(),
-                    6..20 => desk.pass(random.random_range(0..LEASE_MS / 3)),
-                    20..45 => drop(desk.beat(me.0, me.1).map_err(|_| holders[n] = None)),
-                    45..70 => drop(claim(&mut desk, me, k, None).map_err(|_| holders[n] = None)),
-                    _ => {
-                        if desk.core.state.tokens.claims.get(&key(k)) == Some(&me.1) {
-                            fulfil(&mut desk, me, k).unwrap();
-                            cached.insert(k);
-                        }
+                let before = desk.journal.len();
+                let alive = match random.random_range(0..100) {
+                    0..4 => false, // the process dies
+                    4..18 => {
+                        desk.pass(random.random_range(0..LEASE_MS / 3));
+                        true
                     }
+                    18..45 => desk.beat(me.0, me.1).is_ok(),
+                    45..72 => {
+                        let answer = claim(&mut desk, *me, k, None);
+                        if answer == Ok(Claim::Granted) && random.random_range(0..10) > 0 {
+                            granted.insert(k);
+                        }
+                        answer.is_ok()
+                    }
+                    _ if granted.contains(&k) => {
+                        let answer = fulfil(&mut desk, *me, k);
+                        cached.extend(answer.is_ok().then_some(k));
+                        answer.is_ok()
+                    }
+                    _ => true,
+                };
+                if !alive {
+                    processes[n] = None;
+                }
+                if random.random_range(0..100) < 3 {
+                    // The coordinator dies, perhaps before its last write; then nobody heard of that.
+                    if random.random_range(0..2) == 0 && desk.journal.len() > before {
+                        desk.journal.truncate(before);
+                        processes[n] = None;
+                    }
+                    desk.core = desk.replayed();
+                    cached.retain(|k| desk.core.state.tokens.cached.contains_key(&key(*k)));
                 }
             }
             assert_eq!(cached.len(), KEYS, "seed {seed}: every key is cached in the end");
-            let mut state = BTreeMap::new();
-            let mut lost = BTreeSet::new();
-            for (_, event) in &desk.journal {
-                lost.extend(ended(event));
-                match event {
-                    Event::TokensClaimed { key, lease } => {
-                        let before = state.insert(key.clone(), Some(*lease));
-                        let free = before.is_none_or(|holder| holder.is_some_and(|lease| lost.contains(&lease)));
-                        assert!(free, "seed {seed}: {key} was claimed while another was at it, or had made it");
-                    }
-                    Event::TokensCached { key, .. } => drop(state.insert(key.clone(), None)),
-                    _ => {}
-                }
-            }
+            check_claims(&desk.journal, seed);
         }
     }
 }
