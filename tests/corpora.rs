@@ -64,6 +64,26 @@ fn a_reader_who_leaves_early_ends_the_command_quietly() {
     }
 }
 
+#[test]
+fn the_data_benchmark_says_what_it_measured() {
+    let home = tempfile::tempdir().unwrap();
+    let base = tiny_base(home.path());
+    let figures = succeed(insula(home.path()).args([
+        "bench",
+        "data",
+        "--utterances",
+        "3000",
+        "--json",
+        "--base",
+        base.to_str().unwrap(),
+    ]));
+    let figures: Value = serde_json::from_str(&figures).unwrap();
+    assert_eq!(figures["utterances"], 3000);
+    for key in ["utterances_per_s", "bytes_per_s", "shards", "peak_rss_bytes", "prompts_per_s", "tokens_per_s"] {
+        assert!(figures[key].as_f64().unwrap() > 0.0, "{key} of {figures}");
+    }
+}
+
 /// Counts with the real tokenizer against ../shared/parity/README.md.
 #[test]
 fn parity_token_counts_of_the_published_corpora() {

@@ -344,6 +344,8 @@ pub struct DoctorArgs {
 pub enum BenchCommand {
     /// Train and evaluate on a corpus for a short while: rates, useful arithmetic, time of each kind of operation.
     Engine(EngineBenchArgs),
+    /// Shard a synthetic corpus: utterances and bytes a second, peak memory and, with a base, tokens a second.
+    Data(DataBenchArgs),
 }
 
 /// `insula bench engine`
@@ -389,6 +391,20 @@ pub struct EngineBenchArgs {
     /// Write the answers to this file, a line of JSON each, as a job does.
     #[arg(long, value_name = "FILE")]
     pub predictions: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `insula bench data`
+#[derive(Debug, Args)]
+pub struct DataBenchArgs {
+    /// Utterances of the corpus.
+    #[arg(long, default_value_t = 2_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(3..))]
+    pub utterances: u64,
+    /// Also tokenise prompts with this base's tokenizer: a .gguf, a folder, or pip:PACKAGE.
+    #[arg(long, value_name = "BASE")]
+    pub base: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -1,14 +1,15 @@
 //! The command line: what was typed, done with the rooms behind it, shown to a person or a script.
 //!
 //! [`args`] is what can be typed; [`failure`] is how a command ends badly; [`progress`] turns a job's events into lines
-//! and bars; [`bench`] what a benchmark's measurements mean. Everything that touches the world is under [`shell`], one file
-//! per command.
+//! and bars; [`bench`] what a benchmark's measurements mean; [`synthetic`] makes corpora to measure with. Everything that
+//! touches the world is under [`shell`], one file per command.
 
 pub mod args;
 pub mod bench;
 pub mod failure;
 pub mod progress;
 pub mod shell;
+pub mod synthetic;
 
 use std::process::ExitCode;
 

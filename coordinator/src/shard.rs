@@ -6,69 +6,54 @@
 use std::collections::BTreeMap;
 
 use insula_proto::{
-    corpus::{CorpusManifest, Dialogue, LabelSet, Shard, Split, SplitManifest},
+    corpus::{CorpusManifest, Dialogue, LabelSet, Split, SplitManifest},
     ids::{Digest, Hasher},
-    shard,
 };
 
-use crate::corpus::Corpus;
+/// Utterances in each of a split's first shards, about: evaluating so many takes a CPU worker about a minute, which is
+/// what a lost worker costs (guessed for a 135M base on two cores).
+const SHARD_UTTERANCES: usize = 256;
 
-/// Utterances in a shard, about: evaluating so many takes a CPU worker about a minute, which is what a lost worker
-/// costs (guessed for a 135M base on two cores).
-pub const SHARD_UTTERANCES: usize = 256;
+/// After so many shards of one size the next ones hold twice as much: a shard costs a file, a sync and a line of the
+/// manifest, and whoever has a split this long has time for larger pieces.
+const SHARDS_OF_ONE_SIZE: usize = 64;
 
-/// A corpus cut into files, and the manifest that names them.
-#[derive(Debug, Clone)]
-pub struct Sharded {
-    /// Which shard holds what.
-    pub manifest: CorpusManifest,
-    /// The shards' bytes, by digest.
-    pub files: BTreeMap<Digest, Vec<u8>>,
+/// Utterances in a shard at most, about, however long the split: what bounds the memory of sharding.
+const SHARD_UTTERANCES_MAX: usize = 16 * SHARD_UTTERANCES;
+
+/// Utterances the shard at a place of its split may hold: 256 in the first 64, 512 in the next 64, up to 4096.
+fn room_at(place: usize) -> usize {
+    let doublings = u32::try_from(place / SHARDS_OF_ONE_SIZE).unwrap_or(u32::MAX);
+    let grown = 2usize.checked_pow(doublings).and_then(|times| times.checked_mul(SHARD_UTTERANCES));
+    grown.map_or(SHARD_UTTERANCES_MAX, |room| room.min(SHARD_UTTERANCES_MAX))
 }
 
-/// Cuts a corpus into shards.
-pub fn shards(corpus: &Corpus) -> Sharded {
-    let mut files = BTreeMap::new();
-    let mut splits = BTreeMap::new();
-    for (&split, dialogues) in &corpus.splits {
-        let shards = deal(dialogues).into_iter().map(|part| {
-            let bytes = shard::encode(part);
-            let shard = shard_of(part, &bytes);
-            files.insert(shard.digest.clone(), bytes);
-            shard
-        });
-        splits.insert(split, SplitManifest { shards: shards.collect() });
-    }
-    let digest = corpus_digest(&corpus.labels, &splits);
-    let manifest = CorpusManifest { name: corpus.name.clone(), digest, labels: corpus.labels.clone(), splits };
-    Sharded { manifest, files }
-}
-
-fn shard_of(part: &[Dialogue], bytes: &[u8]) -> Shard {
-    let count = |n: usize| u32::try_from(n).expect("a corpus file has fewer than 2^32 utterances");
-    Shard {
-        digest: Digest::of(bytes),
-        bytes: bytes.len() as u64,
-        dialogues: count(part.len()),
-        utterances: count(part.iter().map(|d| d.utterances.len()).sum()),
-    }
-}
-
-/// Runs of whole dialogues with at most [`SHARD_UTTERANCES`] utterances, or one dialogue that alone has more.
-pub fn deal(dialogues: &[Dialogue]) -> Vec<&[Dialogue]> {
-    let mut parts = Vec::new();
-    let (mut start, mut held) = (0, 0);
-    for (place, dialogue) in dialogues.iter().enumerate() {
-        if place > start && held + dialogue.utterances.len() > SHARD_UTTERANCES {
-            parts.push(&dialogues[start..place]);
-            (start, held) = (place, 0);
+/// Cuts a split's dialogues, as they come, into runs that fill their shards; a dialogue longer than a shard is one.
+///
+/// An error ends the run at hand, which is then not given: nothing is made of a split that cannot be read whole.
+pub fn deal<E>(dialogues: impl Iterator<Item = Result<Dialogue, E>>) -> impl Iterator<Item = Result<Vec<Dialogue>, E>> {
+    let mut dialogues = dialogues.peekable();
+    (0..).map_while(move |place| {
+        let (room, mut held) = (room_at(place), 0);
+        let mut part = Vec::new();
+        let fits = |dialogue: &Dialogue, held: usize| held == 0 || held + dialogue.utterances.len() <= room;
+        while let Some(next) = dialogues.next_if(|next| next.as_ref().map_or(true, |dialogue| fits(dialogue, held))) {
+            match next {
+                Ok(dialogue) => {
+                    held += dialogue.utterances.len();
+                    part.push(dialogue);
+                }
+                Err(error) => return Some(Err(error)),
+            }
         }
-        held += dialogue.utterances.len();
-    }
-    if start < dialogues.len() {
-        parts.push(&dialogues[start..]);
-    }
-    parts
+        (!part.is_empty()).then_some(Ok(part))
+    })
+}
+
+/// The manifest of splits that were cut into shards.
+pub fn manifest(name: &str, labels: &LabelSet, splits: BTreeMap<Split, SplitManifest>) -> CorpusManifest {
+    let digest = corpus_digest(labels, &splits);
+    CorpusManifest { name: name.into(), digest, labels: labels.clone(), splits }
 }
 
 /// Digest of the labels and of every shard's digest in order; the corpus's name has no part in it.
@@ -86,7 +71,7 @@ fn corpus_digest(labels: &LabelSet, splits: &BTreeMap<Split, SplitManifest>) -> 
 
 #[cfg(test)]
 mod tests {
-    use insula_proto::corpus::{Label, Utterance};
+    use insula_proto::corpus::{Label, Shard, Utterance};
     use proptest::prelude::*;
 
     use super::*;
@@ -102,37 +87,54 @@ mod tests {
         Dialogue { id: format!("train/{number}"), utterances: (0..utterances).map(turn).collect() }
     }
 
-    fn corpus(sizes: &[usize]) -> Corpus {
-        let dialogues = sizes.iter().enumerate().map(|(number, &size)| dialogue(number, size)).collect();
-        let labels = LabelSet::new(vec!["good".into(), "bad".into()]).unwrap();
-        Corpus { name: "sample".into(), labels, splits: BTreeMap::from([(Split::Train, dialogues)]) }
+    fn dialogues(sizes: &[usize]) -> Vec<Dialogue> {
+        sizes.iter().enumerate().map(|(number, &size)| dialogue(number, size)).collect()
+    }
+
+    fn dealt(sizes: &[usize]) -> Vec<Vec<Dialogue>> {
+        deal(dialogues(sizes).into_iter().map(Ok::<_, ()>)).map(Result::unwrap).collect()
+    }
+
+    fn utterances(part: &[Dialogue]) -> usize {
+        part.iter().map(|d| d.utterances.len()).sum()
     }
 
     proptest! {
         #[test]
         fn every_utterance_is_in_exactly_one_shard(sizes in prop::collection::vec(1usize..300, 1..40)) {
-            let corpus = corpus(&sizes);
-            let sharded = shards(&corpus);
-            let manifest = &sharded.manifest.splits[&Split::Train];
-            let read: Vec<Dialogue> = manifest
-                .shards
-                .iter()
-                .flat_map(|s| shard::decode(&sharded.files[&s.digest]).expect("a shard decodes"))
-                .collect();
-            prop_assert_eq!(&read, &corpus.splits[&Split::Train]);
-            prop_assert_eq!(manifest.utterances(), sizes.iter().sum::<usize>() as u64);
-            let bounded = |s: &Shard| s.utterances as usize <= SHARD_UTTERANCES || s.dialogues == 1;
-            prop_assert!(manifest.shards.iter().all(bounded));
+            let parts = dealt(&sizes);
+            prop_assert!(parts.iter().all(|part| utterances(part) <= SHARD_UTTERANCES || part.len() == 1));
+            let full = |pair: &[Vec<Dialogue>]| utterances(&pair[0]) + pair[1][0].utterances.len() > SHARD_UTTERANCES;
+            prop_assert!(parts.windows(2).all(full));
+            prop_assert_eq!(parts.concat(), dialogues(&sizes));
         }
     }
 
     #[test]
+    fn the_shards_of_a_long_split_grow_and_then_stay() {
+        let sizes: Vec<usize> = dealt(&[64; 6000]).iter().map(|part| utterances(part)).collect();
+        let expected = [256, 512, 1024, 2048].iter().flat_map(|&size| [size; 64]).chain([4096; 33]);
+        assert_eq!(sizes[..289], expected.collect::<Vec<_>>());
+        assert_eq!(room_at(usize::MAX), SHARD_UTTERANCES_MAX);
+    }
+
+    #[test]
+    fn an_error_is_handed_on_and_the_run_it_ends_is_not() {
+        let parts = deal([Ok(dialogue(0, 3)), Err("row 5"), Ok(dialogue(1, 3))].into_iter());
+        assert_eq!(parts.take(1).collect::<Vec<_>>(), [Err("row 5")]);
+    }
+
+    #[test]
     fn the_digest_names_what_a_corpus_says_and_not_what_it_is_called() {
-        let mut other = corpus(&[3, 4]);
-        other.name = "copy".into();
-        assert_eq!(shards(&corpus(&[3, 4])).manifest.digest, shards(&other).manifest.digest);
-        assert_ne!(shards(&corpus(&[3, 5])).manifest.digest, shards(&other).manifest.digest);
-        other.labels = LabelSet::new(vec!["bad".into(), "good".into()]).unwrap();
-        assert_ne!(shards(&corpus(&[3, 4])).manifest.digest, shards(&other).manifest.digest);
+        let labels = |names: [&str; 2]| LabelSet::new(names.map(String::from).to_vec()).unwrap();
+        let digest = |name: &str, names, content: &str| {
+            let shard = Shard { digest: Digest::of(content.as_bytes()), bytes: 1, dialogues: 1, utterances: 1 };
+            let splits = BTreeMap::from([(Split::Train, SplitManifest { shards: vec![shard] })]);
+            manifest(name, &labels(names), splits).digest
+        };
+        let one = digest("sample", ["good", "bad"], "text");
+        assert_eq!(one, digest("copy", ["good", "bad"], "text"));
+        assert_ne!(one, digest("sample", ["good", "bad"], "other text"));
+        assert_ne!(one, digest("sample", ["bad", "good"], "text"));
     }
 }

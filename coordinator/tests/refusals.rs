@@ -173,3 +173,40 @@ async fn health_and_reflection_answer() {
     drop((health, client, answers));
     running.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn tokens_are_claimed_under_a_live_lease_and_fulfilled_with_what_is_in_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    write_corpus(folder.path(), [2, 2, 2]);
+    let state = folder.path().join("state");
+    let running = start_at(&state).await;
+    let mut clients = Clients::to(&running).await;
+    clients.submit("r", &spec(folder.path(), 1)).await.unwrap();
+    let worker_id = clients.register("w1").await;
+    let lease_id = clients.lease(worker_id, 0).await.unwrap().lease_id;
+    let key = insula_proto::ids::Digest::of(b"key").to_string();
+    let claim =
+        |lease_id, key: &str| v1::ClaimTokensRequest { worker_id, lease_id, key: key.into(), spoilt: "".into() };
+    let fulfil = |artifact: &str| {
+        let (key, artifact) = (key.clone(), artifact.into());
+        v1::FulfilTokensRequest { worker_id, lease_id, key, artifact }
+    };
+    let status = clients.fleet.claim_tokens(claim(lease_id, "no digest")).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let status = clients.fleet.claim_tokens(claim(lease_id + 1, &key)).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    let tokens = clients.put("tokens", b"tokens").await;
+    let status = clients.fleet.fulfil_tokens(fulfil(&tokens.digest)).await.unwrap_err();
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("is not claimed"), "{status}");
+
+    assert!(clients.fleet.claim_tokens(claim(lease_id, &key)).await.unwrap().into_inner().granted);
+    let status = clients.fleet.fulfil_tokens(fulfil(&key)).await.unwrap_err();
+    assert!(status.message().contains("is not in the store"), "{status}");
+    clients.fleet.fulfil_tokens(fulfil(&tokens.digest)).await.unwrap();
+    running.kill().await;
+    let running = start_at(&state).await;
+    let mut clients = Clients::to(&running).await;
+    let answer = clients.fleet.claim_tokens(claim(lease_id, &key)).await.unwrap().into_inner();
+    assert_eq!(answer, v1::ClaimTokensResponse { artifact: tokens.digest, granted: false }, "kept over a restart");
+    running.stop().await.unwrap();
+}

@@ -1,7 +1,7 @@
 //! Trains and evaluates: what one worker process does with a lease.
 //!
 //! In the order the data travels: [`base`] opens the frozen model; [`prompt`] renders a dialogue's turn and
-//! [`tokenize`] makes it token ids; [`plan`] says which samples form which update and slot; [`forest`] merges a slot's
+//! [`tokenize`] makes it token ids; [`tokens`] is their form in the fleet's cache; [`plan`] says which samples form which update and slot; [`forest`] merges a slot's
 //! sequences into a tree; [`model`] runs forward and backward over it and [`engine`] is its front; [`reduce`] adds slot
 //! gradients; [`optimizer`] steps the [`adapter`]; [`train`] and [`checkpoint`] are the run; [`evaluate`], with
 //! [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk. [`seed`] is the only
@@ -24,5 +24,6 @@ pub mod reduce;
 pub mod seed;
 pub mod shell;
 pub mod tokenize;
+pub mod tokens;
 pub mod train;
 pub mod trie;

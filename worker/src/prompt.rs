@@ -79,7 +79,8 @@ pub struct Room {
 }
 
 impl Room {
-    fn holds(self, tokens: usize) -> bool {
+    /// Whether a prompt of so many tokens fits.
+    pub(crate) fn holds(self, tokens: usize) -> bool {
         tokens.saturating_add(self.reserve) <= self.context
     }
 }
@@ -143,11 +144,11 @@ pub struct Example {
 /// The main task over one corpus with one tokenizer: everything that is the same for all its examples.
 #[derive(Debug, Clone)]
 pub struct MainTask<'a> {
-    tokenizer: &'a Tokenizer,
-    labels: &'a LabelSet,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) labels: &'a LabelSet,
     targets: Vec<Vec<u32>>,
-    window: usize,
-    room: Room,
+    pub(crate) window: usize,
+    pub(crate) room: Room,
 }
 
 impl<'a> MainTask<'a> {
@@ -180,22 +181,52 @@ impl<'a> MainTask<'a> {
     /// See [`fit`].
     pub fn example(&self, dialogue: &Dialogue, turn: usize) -> Result<Example, PromptError> {
         let prompt = fit(self.tokenizer, dialogue, turn, self.window, self.labels, self.room)?;
-        let gold = dialogue.utterances[turn].gold;
-        Ok(Example {
-            turn,
-            gold,
-            prompt_ids: prompt.ids,
-            target_ids: self.targets[gold.index()].clone(),
-            dropped_utterances: prompt.dropped_utterances,
-        })
+        Ok(self.example_of(dialogue, turn, prompt))
     }
 
-    /// The examples of some turns, in the order asked for, tokenised in parallel.
+    /// The example of one turn whose prompt is at hand; `None` for one that did not fit.
     ///
     /// # Errors
-    /// See [`fit`].
-    pub fn examples(&self, dialogue: &Dialogue, turns: &[usize]) -> Result<Vec<Example>, PromptError> {
-        turns.par_iter().map(|&turn| self.example(dialogue, turn)).collect()
+    /// See [`fit`]: why it does not fit.
+    pub fn completed(
+        &self,
+        dialogue: &Dialogue,
+        turn: usize,
+        prompt: Option<FittedPrompt>,
+    ) -> Result<Example, PromptError> {
+        match prompt {
+            Some(prompt) => Ok(self.example_of(dialogue, turn, prompt)),
+            None => self.example(dialogue, turn),
+        }
+    }
+
+    fn example_of(&self, dialogue: &Dialogue, turn: usize, prompt: FittedPrompt) -> Example {
+        let FittedPrompt { ids: prompt_ids, dropped_utterances } = prompt;
+        let gold = dialogue.utterances[turn].gold;
+        Example { turn, gold, prompt_ids, target_ids: self.targets[gold.index()].clone(), dropped_utterances }
+    }
+
+    /// The prompts of every turn of many dialogues, in order, tokenised in parallel; `None`: it does not fit.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses a text.
+    pub fn prompts(&self, dialogues: &[Dialogue]) -> Result<Vec<Vec<Option<FittedPrompt>>>, PromptError> {
+        let fitted = |dialogue: &Dialogue, turn| match fit(
+            self.tokenizer,
+            dialogue,
+            turn,
+            self.window,
+            self.labels,
+            self.room,
+        ) {
+            Ok(prompt) => Ok(Some(prompt)),
+            Err(PromptError::TooLong { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let whole = |dialogue: &Dialogue| {
+            (0..dialogue.utterances.len()).into_par_iter().map(|turn| fitted(dialogue, turn)).collect()
+        };
+        dialogues.par_iter().map(whole).collect()
     }
 
     /// The examples of every turn of many dialogues, in order, tokenised in parallel.
@@ -204,8 +235,7 @@ impl<'a> MainTask<'a> {
     /// See [`fit`].
     pub fn all_examples(&self, dialogues: &[Dialogue]) -> Result<Vec<Vec<Example>>, PromptError> {
         let whole = |dialogue: &Dialogue| {
-            let turns: Vec<usize> = (0..dialogue.utterances.len()).collect();
-            self.examples(dialogue, &turns)
+            (0..dialogue.utterances.len()).into_par_iter().map(|turn| self.example(dialogue, turn)).collect()
         };
         dialogues.par_iter().map(whole).collect()
     }

@@ -118,10 +118,12 @@ fn a_dialogues_examples_are_its_turns_one_by_one() {
     let Some(tokenizer) = smollm2() else { return };
     let (dialogue, labels) = (dialogue(&["Hi.", "Oh!", "What?"]), labels(&["sad", "joyful"]));
     let task = MainTask::new(&tokenizer, &labels, 1, 8192, 16).unwrap();
-    let examples = task.examples(&dialogue, &[2, 0]).unwrap();
-    let apart = [task.example(&dialogue, 2).unwrap(), task.example(&dialogue, 0).unwrap()];
+    let examples = task.all_examples(std::slice::from_ref(&dialogue)).unwrap().remove(0);
+    let apart: Vec<_> = (0..3).map(|turn| task.example(&dialogue, turn).unwrap()).collect();
     assert_eq!(examples, apart);
-    assert_eq!(examples[0].target_ids, tokenizer.target("joyful").unwrap());
-    assert_eq!((examples[0].turn, examples[0].gold, examples[0].dropped_utterances), (2, Label(1), 0));
-    assert_eq!(task.all_examples(std::slice::from_ref(&dialogue)).unwrap()[0].len(), 3);
+    assert_eq!(examples[2].target_ids, tokenizer.target("joyful").unwrap());
+    assert_eq!((examples[2].turn, examples[2].gold, examples[2].dropped_utterances), (2, Label(1), 0));
+    let prompts = task.prompts(std::slice::from_ref(&dialogue)).unwrap().remove(0);
+    let completed = prompts.into_iter().enumerate().map(|(turn, prompt)| task.completed(&dialogue, turn, prompt));
+    assert_eq!(completed.collect::<Result<Vec<_>, _>>().unwrap(), apart);
 }

@@ -84,7 +84,8 @@ fn describe(args: &DescribeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open_tokenizer(source: &str) -> Result<(Tokenizer, ModelConfig), Failure> {
+/// A base's tokenizer and dimensions.
+pub fn open_tokenizer(source: &str) -> Result<(Tokenizer, ModelConfig), Failure> {
     let resolved = resolve(source, None)?;
     let base = Base::open(&resolved.path).map_err(|e| Failure::Input(e.to_string()))?;
     let tokenizer = base.tokenizer().map_err(|e| Failure::Input(e.to_string()))?;

@@ -28,6 +28,7 @@ use crate::{
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Bench(BenchCommand::Engine(args)) => bench::engine::run(&args),
+        Command::Bench(BenchCommand::Data(args)) => bench::data::run(&args),
         Command::Corpus(command) => corpus::run(command),
         Command::Model(command) => model::run(command),
         command => {

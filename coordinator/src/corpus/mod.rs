@@ -1,25 +1,37 @@
-//! Bytes to dialogues: one module per corpus layout, all pure.
+//! Bytes to dialogues, one dialogue at a time: a file of any length is read in the memory of its longest dialogue.
 //!
 //! ```text
-//! bytes --table--> rows with line numbers --meld | emorynlp--> turns --turns--> Vec<Dialogue>
+//!          .--records--> survey: is it whole? its columns? do dialogues stand together?      first pass
+//! bytes ---|
+//!          '--records--> turns --> dialogues, in order of first appearance                   second pass
 //! ```
+//!
+//! Two passes, so that a file is known to be sound in its form before anything is made of it, and so that a dialogue
+//! can be let go when the next begins. Where rows of a dialogue stand apart, the file's turns are gathered in memory.
 //!
 //! Nothing is guessed and nothing is skipped: a row that cannot be read is an error naming file and row, where the row
 //! is the line number an editor shows (the header is line 1). Opening the files is [`crate::shell::corpora`]'s work.
 
 mod emorynlp;
+mod error;
 mod meld;
-mod table;
+mod records;
+mod survey;
 mod turns;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Read};
 
 use insula_proto::{
-    corpus::{Dialogue, LabelSet, LabelSetError, Split},
+    corpus::{Dialogue, LabelSet, Split},
     job::CorpusSpec,
 };
 
-use self::table::Table;
+pub use self::error::CorpusError;
+use self::{
+    records::Records,
+    survey::{Key, Survey, survey},
+    turns::Reading,
+};
 
 /// How a corpus's files are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,185 +62,31 @@ pub struct Corpus {
     pub splits: BTreeMap<Split, Vec<Dialogue>>,
 }
 
+/// Largest file whose dialogues may stand apart: its turns are gathered in memory, which takes about twice its size
+/// (reckoned).
+pub const SCATTERED_BYTES_MAX: u64 = 1 << 30;
+
 /// One split's file, as it lies on disk.
-#[derive(Debug, Clone)]
 pub struct SplitFile {
     /// Its path, as error messages show it.
     pub path: String,
-    /// All of it.
-    pub bytes: Vec<u8>,
+    /// Opens it at its beginning; called once for each pass.
+    pub open: Box<Opener>,
 }
 
-/// Why a corpus cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum CorpusError {
-    /// The folder, or a file of it, cannot be opened.
-    #[error("{path}: cannot be read: {source}")]
-    Unreadable {
-        /// What was opened.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Larger than any corpus of dialogues.
-    #[error("{path}: {bytes} bytes, expected at most {most}")]
-    TooLarge {
-        /// The file.
-        path: String,
-        /// Its size.
-        bytes: u64,
-        /// The limit.
-        most: u64,
-    },
-    /// Not exactly one file for a split.
-    #[error(
-        "{folder}: expected exactly one .csv file with {expected} in its name for the {split} split, found {found}"
-    )]
-    SplitFiles {
-        /// The corpus's folder.
-        folder: String,
-        /// The split.
-        split: Split,
-        /// What its file's name must contain.
-        expected: &'static str,
-        /// What is there.
-        found: String,
-    },
-    /// A layout that is none.
-    #[error("layout '{0}': expected auto, meld or emorynlp")]
-    NotALayout(String),
-    /// A header of no known layout.
-    #[error(
-        "{file}: the layout cannot be told by the header '{header}': expected a Dialogue_ID (meld) or Scene_ID (emorynlp) column"
-    )]
-    UnknownHeader {
-        /// The file.
-        file: String,
-        /// Its columns.
-        header: String,
-    },
-    /// The labels asked for are no label set.
-    #[error(transparent)]
-    Labels(#[from] LabelSetError),
-    /// Not UTF-8.
-    #[error("{file}: row {row}: byte {byte} is not valid UTF-8")]
-    NotUtf8 {
-        /// The file.
-        file: String,
-        /// Line number.
-        row: u64,
-        /// Byte offset in the file, from 0.
-        byte: usize,
-    },
-    /// A quote that does not close, or stands where none may.
-    #[error("{file}: row {row}: a broken quote: {problem}")]
-    Quote {
-        /// The file.
-        file: String,
-        /// Line on which the field begins.
-        row: u64,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// More or fewer fields than columns.
-    #[error("{file}: row {row}: {found} fields, expected the header's {expected}")]
-    Fields {
-        /// The file.
-        file: String,
-        /// Line number.
-        row: u64,
-        /// Columns.
-        expected: usize,
-        /// Fields.
-        found: usize,
-    },
-    /// A column the layout needs.
-    #[error("{file}: column '{column}' is missing: found {found}")]
-    MissingColumn {
-        /// The file.
-        file: String,
-        /// The column.
-        column: &'static str,
-        /// The header.
-        found: String,
-    },
-    /// A label outside the label set.
-    #[error("{file}: row {row}: unknown label '{label}': expected one of {expected}")]
-    UnknownLabel {
-        /// The file.
-        file: String,
-        /// Line number.
-        row: u64,
-        /// The label in the file.
-        label: String,
-        /// What the file may say.
-        expected: String,
-    },
-    /// Text where a number belongs.
-    #[error("{file}: row {row}: {column} is '{value}': expected a whole number")]
-    NotANumber {
-        /// The file.
-        file: String,
-        /// Line number.
-        row: u64,
-        /// The column.
-        column: &'static str,
-        /// Its text.
-        value: String,
-    },
-    /// Two utterances of a dialogue with one number.
-    #[error("{file}: row {row}: dialogue {dialogue} already has an utterance {utterance}, on row {first}")]
-    SameUtterance {
-        /// The file.
-        file: String,
-        /// Line of the second.
-        row: u64,
-        /// The dialogue.
-        dialogue: String,
-        /// The number.
-        utterance: u64,
-        /// Line of the first.
-        first: u64,
-    },
-    /// An empty field that must have text.
-    #[error("{file}: row {row}: {column} is empty: expected text")]
-    EmptyText {
-        /// The file.
-        file: String,
-        /// Line number.
-        row: u64,
-        /// The column.
-        column: &'static str,
-    },
-    /// A file without utterances.
-    #[error("{file}: the {split} split is empty: expected at least one utterance below the header")]
-    EmptySplit {
-        /// The file.
-        file: String,
-        /// The split.
-        split: Split,
-    },
-    /// Files of one corpus in two layouts.
-    #[error("{file}: has the layout {found}, but the files before it {expected}")]
-    MixedLayouts {
-        /// The file.
-        file: String,
-        /// Its layout.
-        found: &'static str,
-        /// Theirs.
-        expected: &'static str,
-    },
-}
+/// What opens a file.
+pub type Opener = dyn Fn() -> std::io::Result<Box<dyn Read + Send>> + Send + Sync;
 
-impl CorpusError {
-    /// The setting a person would mend, as in the job file.
-    pub fn field(&self) -> &'static str {
-        match self {
-            Self::NotALayout(_) | Self::UnknownHeader { .. } => "corpus.layout",
-            Self::Labels(_) => "corpus.labels",
-            _ => "corpus.path",
-        }
-    }
+/// Dialogues as they are read; after an error there are no more.
+pub type Dialogues<'a> = Box<dyn Iterator<Item = Result<Dialogue, CorpusError>> + 'a>;
+
+/// A corpus whose files were looked through once: their form is sound, their rows are yet to be read.
+pub struct Surveyed {
+    name: String,
+    layout: Layout,
+    labels: LabelSet,
+    rename: BTreeMap<String, String>,
+    files: BTreeMap<Split, (SplitFile, Survey)>,
 }
 
 impl Layout {
@@ -256,14 +114,28 @@ impl Layout {
         }
     }
 
-    fn of_header(table: &Table) -> Result<Self, CorpusError> {
-        let has = |column: &str| table.header().iter().any(|c| c == column);
+    /// The columns whose numbers make a dialogue another.
+    fn key(self) -> &'static [&'static str] {
+        match self {
+            Layout::Meld => &meld::KEY,
+            Layout::EmoryNlp => &emorynlp::KEY,
+        }
+    }
+
+    /// Unique within the corpus.
+    fn dialogue_id(self, split: Split, key: Key) -> String {
+        match (self, key) {
+            (Layout::Meld, [dialogue, ..]) => format!("{split}/{dialogue}"),
+            (Layout::EmoryNlp, [season, episode, scene]) => format!("{split}/s{season}_e{episode}_c{scene}"),
+        }
+    }
+
+    fn of_header(header: &[String]) -> Option<Self> {
+        let has = |column: &str| header.iter().any(|c| c == column);
         match (has("Dialogue_ID"), has("Scene_ID")) {
-            (true, _) => Ok(Layout::Meld),
-            (false, true) => Ok(Layout::EmoryNlp),
-            (false, false) => {
-                Err(CorpusError::UnknownHeader { file: table.file().into(), header: table.header().join(",") })
-            }
+            (true, _) => Some(Layout::Meld),
+            (false, true) => Some(Layout::EmoryNlp),
+            (false, false) => None,
         }
     }
 }
@@ -309,49 +181,87 @@ pub fn split_file<'a>(folder: &str, names: &'a [String], split: Split) -> Result
     }
 }
 
-/// Reads the splits of a corpus from their files' bytes.
-///
-/// # Errors
-/// The first thing that is wrong, with file and row.
-pub fn read(name: &str, spec: &CorpusSpec, files: &BTreeMap<Split, SplitFile>) -> Result<Corpus, CorpusError> {
-    let asked = Asked::parse(&spec.layout)?;
-    let tables = files.iter().map(|(split, file)| Ok((*split, Table::parse(&file.path, &file.bytes)?)));
-    let tables = tables.collect::<Result<Vec<_>, CorpusError>>()?;
-    let layout = layout_of(asked, &tables)?;
-    let labels = label_set(layout, spec)?;
-    let rename = renaming(layout, spec);
-    let mut splits = BTreeMap::new();
-    for (split, table) in &tables {
-        let reading = Reading { table, split: *split, labels: &labels, rename: &rename };
-        let dialogues = match layout {
-            Layout::Meld => meld::read(&reading)?,
-            Layout::EmoryNlp => emorynlp::read(&reading)?,
-        };
-        splits.insert(*split, dialogues);
+impl SplitFile {
+    fn records(&self) -> Result<Records<Box<dyn Read + Send>>, CorpusError> {
+        match (self.open)() {
+            Ok(source) => Ok(Records::new(&self.path, source)),
+            Err(source) => Err(CorpusError::Unreadable { path: self.path.clone(), source }),
+        }
     }
-    Ok(Corpus { name: name.into(), labels, splits })
 }
 
-/// What a layout's reader works on.
-struct Reading<'a> {
-    table: &'a Table,
-    split: Split,
-    labels: &'a LabelSet,
-    rename: &'a BTreeMap<String, String>,
+impl Surveyed {
+    /// Looks through all files of a corpus: the first pass.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with a file's form, with file and row; then with layout or labels.
+    pub fn new(name: &str, spec: &CorpusSpec, files: BTreeMap<Split, SplitFile>) -> Result<Self, CorpusError> {
+        let asked = Asked::parse(&spec.layout)?;
+        let mut surveyed = BTreeMap::new();
+        for (split, file) in files {
+            let survey = survey(file.records()?, asked)?;
+            surveyed.insert(split, (file, survey));
+        }
+        let layout = layout_of(asked, surveyed.values())?;
+        let (labels, rename) = (label_set(layout, spec)?, renaming(layout, spec));
+        Ok(Self { name: name.into(), layout, labels, rename, files: surveyed })
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The closed label set.
+    pub fn labels(&self) -> &LabelSet {
+        &self.labels
+    }
+
+    /// The splits whose files are here, in order.
+    pub fn splits(&self) -> impl Iterator<Item = Split> {
+        self.files.keys().copied()
+    }
+
+    /// The dialogues of a split in order of first appearance: the second pass.
+    ///
+    /// # Errors
+    /// When the file has no rows, lacks a column, or is too large for dialogues that stand apart.
+    ///
+    /// # Panics
+    /// When the split's file is not here.
+    pub fn dialogues(&self, split: Split) -> Result<Dialogues<'_>, CorpusError> {
+        let (file, survey) = &self.files[&split];
+        if let Some(row) = survey.scattered.filter(|_| survey.bytes > SCATTERED_BYTES_MAX) {
+            return Err(CorpusError::Scattered { file: file.path.clone(), row, most: SCATTERED_BYTES_MAX });
+        }
+        let (layout, labels, rename) = (self.layout, &self.labels, &self.rename);
+        Reading { file: &file.path, split, layout, labels, rename, survey }.dialogues(file.records()?)
+    }
+
+    /// Every dialogue at once: for corpora that are known to be small.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with file and row.
+    pub fn collect(self) -> Result<Corpus, CorpusError> {
+        let read = |split| Ok((split, self.dialogues(split)?.collect::<Result<_, _>>()?));
+        let splits = self.splits().map(read).collect::<Result<_, CorpusError>>()?;
+        Ok(Corpus { name: self.name, labels: self.labels, splits })
+    }
 }
 
 /// The one layout of all files.
-fn layout_of(asked: Asked, tables: &[(Split, Table)]) -> Result<Layout, CorpusError> {
+fn layout_of<'a>(asked: Asked, files: impl Iterator<Item = &'a (SplitFile, Survey)>) -> Result<Layout, CorpusError> {
     let mut known = None;
     if let Asked::Named(layout) = asked {
         return Ok(layout);
     }
-    for (_, table) in tables {
-        let found = Layout::of_header(table)?;
+    for (SplitFile { path, .. }, Survey { header, .. }) in files {
+        let unknown = || CorpusError::UnknownHeader { file: path.clone(), header: header.join(",") };
+        let found = Layout::of_header(header).ok_or_else(unknown)?;
         match known {
             Some(expected) if expected != found => {
                 let (found, expected) = (found.as_str(), Layout::as_str(expected));
-                return Err(CorpusError::MixedLayouts { file: table.file().into(), found, expected });
+                return Err(CorpusError::MixedLayouts { file: path.clone(), found, expected });
             }
             _ => known = Some(found),
         }

@@ -19,6 +19,7 @@ impl State {
     pub fn check(&self) {
         self.check_leases();
         self.check_workers();
+        self.tokens.check(|lease| self.leases.contains_key(&lease));
         let mut ready = BTreeSet::new();
         for (&id, job) in &self.jobs {
             assert_eq!(job.id, id, "a job stands under its own id");

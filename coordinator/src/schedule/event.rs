@@ -91,13 +91,32 @@ pub enum Event {
         /// How far.
         progress: Progress,
     },
+    /// A worker is to tokenise a key's prompts; whatever was cached under the key is of no use.
+    TokensClaimed {
+        /// Under which lease; the claim ends with it.
+        lease: LeaseId,
+        /// What the tokens depend on.
+        key: Digest,
+    },
+    /// A key's tokens are in the artifact store.
+    TokensCached {
+        /// Under which lease.
+        lease: LeaseId,
+        /// What the tokens depend on.
+        key: Digest,
+        /// Where they are.
+        artifact: Digest,
+    },
 }
 
 impl Event {
     /// The one job it is about, if it is about one.
     pub fn job(&self) -> Option<JobId> {
         match self {
-            Event::CorpusImported { .. } | Event::WorkerRegistered { .. } => None,
+            Event::CorpusImported { .. }
+            | Event::WorkerRegistered { .. }
+            | Event::TokensClaimed { .. }
+            | Event::TokensCached { .. } => None,
             Event::JobSubmitted { job, .. }
             | Event::JobCancelled { job }
             | Event::LeaseGranted { job, .. }

@@ -15,6 +15,7 @@ use super::{
     event::{Event, Loss, Progress, Report},
     pulse::Pulse,
     state::{Job, Lease, State},
+    tokens::{self, Claim},
 };
 
 /// What someone asks of the coordinator.
@@ -77,6 +78,28 @@ pub enum Request {
         /// What it says.
         report: Box<Report>,
     },
+    /// May I tokenise this, or is it done?
+    ClaimTokens {
+        /// Who asks.
+        worker: WorkerId,
+        /// Under which lease.
+        lease: LeaseId,
+        /// What the tokens depend on.
+        key: Digest,
+        /// What the asker was sent to before and could not use.
+        spoilt: Option<Digest>,
+    },
+    /// I have tokenised what I claimed.
+    FulfilTokens {
+        /// Who says so.
+        worker: WorkerId,
+        /// Under which lease.
+        lease: LeaseId,
+        /// What the tokens depend on.
+        key: Digest,
+        /// Where they are.
+        artifact: Digest,
+    },
     /// Time has passed.
     Tick,
 }
@@ -85,9 +108,11 @@ impl Request {
     /// The registered worker that asks.
     pub(super) fn worker(&self) -> Option<WorkerId> {
         match self {
-            Request::Lease { worker, .. } | Request::Heartbeat { worker, .. } | Request::Report { worker, .. } => {
-                Some(*worker)
-            }
+            Request::Lease { worker, .. }
+            | Request::Heartbeat { worker, .. }
+            | Request::Report { worker, .. }
+            | Request::ClaimTokens { worker, .. }
+            | Request::FulfilTokens { worker, .. } => Some(*worker),
             _ => None,
         }
     }
@@ -118,6 +143,9 @@ pub enum Refusal {
     /// The lease is not, or no longer, the worker's.
     #[error("{lease} is not held by {worker} any more: ask for work again")]
     StaleLease { lease: LeaseId, worker: WorkerId },
+    /// Tokens that another makes, or nobody was asked for.
+    #[error("{key} is not claimed under {lease}: expected a claim before the tokens")]
+    NotClaimed { key: Digest, lease: LeaseId },
     /// A result without the base it depends on.
     #[error("{job}: the report names no base_digest: expected the digest of the base it was computed with")]
     NoBase { job: JobId },
@@ -170,6 +198,7 @@ pub(super) enum Outcome {
         stop: bool,
     },
     Job(JobId),
+    Claim(Claim),
     /// The events come first; the same request is then judged again.
     AskAgain,
 }
@@ -197,6 +226,8 @@ pub enum Answer {
     },
     /// The job as it now is.
     Job(Arc<Job>),
+    /// Whose a key's tokens are to make, or where they lie.
+    Claim(Claim),
 }
 
 /// A lease and what it is for.
@@ -218,6 +249,7 @@ pub(super) fn answer(state: &State, outcome: Outcome) -> Answer {
         Outcome::Registered(worker) => Answer::Registered(worker),
         Outcome::Beat { stop } => Answer::Beat { stop },
         Outcome::Job(job) => Answer::Job(state.jobs[&job].clone()),
+        Outcome::Claim(claim) => Answer::Claim(claim),
         Outcome::Leased(lease) => Answer::Leased(lease.map(|lease| {
             let Lease { job, task, .. } = state.leases[&lease];
             Grant { lease, job: state.jobs[&job].clone(), task }
@@ -238,6 +270,12 @@ pub(super) fn judge(state: &State, pulse: &Pulse, now_ms: u64, request: &Request
         }
         Request::Report { worker, lease, base, report } => {
             report::report(state, (*worker, *lease), base.as_ref(), report)
+        }
+        Request::ClaimTokens { worker, lease, key, spoilt } => {
+            tokens::claim(state, (*worker, *lease), key, spoilt.as_ref())
+        }
+        Request::FulfilTokens { worker, lease, key, artifact } => {
+            tokens::fulfil(state, (*worker, *lease), key, artifact)
         }
         Request::Tick => Ok(done(pulse.expired(now_ms).into_iter().map(|l| lost(state, l, Loss::Expired)).collect())),
     }
@@ -332,7 +370,7 @@ fn heartbeat(
 }
 
 /// The live lease, if it is this worker's.
-fn held(state: &State, worker: WorkerId, lease: LeaseId) -> Result<Lease, Refusal> {
+pub(super) fn held(state: &State, worker: WorkerId, lease: LeaseId) -> Result<Lease, Refusal> {
     let live = state.leases.get(&lease).filter(|live| live.worker == worker);
     live.copied().ok_or(Refusal::StaleLease { lease, worker })
 }

@@ -22,6 +22,7 @@ mod judge;
 mod pulse;
 pub mod state;
 mod step;
+pub mod tokens;
 
 pub use self::{
     judge::{Answer, Grant, Refusal, Request},

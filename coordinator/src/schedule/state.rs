@@ -21,7 +21,10 @@ use insula_proto::{
     job::{Arm, JobSpec},
 };
 
-use super::event::{Adapters, Artifact, Checkpoint, Evaluated, FailureClass, PhaseName, Progress, Trained};
+use super::{
+    event::{Adapters, Artifact, Checkpoint, Evaluated, FailureClass, PhaseName, Progress, Trained},
+    tokens::Tokens,
+};
 
 /// Everything the coordinator knows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,6 +41,8 @@ pub struct State {
     pub leases: BTreeMap<LeaseId, Lease>,
     /// What can be handed out, oldest job first.
     pub ready: BTreeSet<(JobId, TaskIndex)>,
+    /// What is tokenised, and who is at what.
+    pub tokens: Tokens,
     /// The greatest worker id given, 0 before the first.
     pub last_worker: u64,
     /// The greatest lease id given, 0 before the first.

@@ -48,6 +48,8 @@ pub fn step(state: &mut State, at_ms: u64, event: &Event) -> Vec<Effect> {
             fold.job(*job).progress = Some(progress.clone());
             fold.tell(*job, Story::Progress { progress: progress.clone() });
         }
+        Event::TokensClaimed { lease, key } => fold.state.tokens.claimed(key, *lease),
+        Event::TokensCached { key, artifact, .. } => fold.state.tokens.fulfilled(key, artifact),
     }
     if let Some(job) = event.job() {
         fold.job(job).revision += 1;
@@ -278,6 +280,7 @@ impl Fold<'_> {
         let dropped = self.state.leases.remove(&lease).expect("only a live lease ends");
         let holder = self.state.workers.get_mut(&dropped.worker).expect("a lease's holder is registered");
         holder.lease = None;
+        self.state.tokens.lease_ended(lease);
         dropped
     }
 

@@ -5,40 +5,39 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use insula_proto::{corpus::Split, job::CorpusSpec};
 
-use crate::corpus::{self, Corpus, CorpusError, SplitFile};
+use crate::corpus::{self, Corpus, CorpusError, SplitFile, Surveyed};
 
-/// Largest file read: 30 times MELD's train split is 33 MB, so this is far above any corpus of dialogues (guessed).
-const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Largest file that is sharded: as much as is read in the two minutes a call may take, at the speed measured.
+const FILE_BYTES_MAX: u64 = 4 << 30;
 
-/// All three splits of the corpus in `spec.path`.
+/// Largest file that is read into memory whole: 30 times MELD's train split is 33 MB (guessed).
+const COLLECTED_BYTES_MAX: u64 = 1 << 30;
+
+/// All three splits of the corpus in `spec.path`, looked through and ready to be read in bounded memory.
+///
+/// # Errors
+/// See [`CorpusError`]; the first thing that is wrong with the form of a file, with file and row.
+pub fn survey_corpus(spec: &CorpusSpec) -> Result<Surveyed, CorpusError> {
+    survey_splits(spec, &Split::ALL, FILE_BYTES_MAX)
+}
+
+/// The splits asked for, of the corpus in `spec.path`, in memory; files of other splits may be missing or wrong.
 ///
 /// # Errors
 /// See [`CorpusError`]; the first thing that is wrong, with file and row.
-pub fn read_corpus(spec: &CorpusSpec) -> Result<Corpus, CorpusError> {
-    read_splits(spec, &Split::ALL)
-}
-
-/// One split of the corpus in `spec.path`; files of other splits may be missing or wrong.
-///
-/// # Errors
-/// See [`CorpusError`].
-pub fn read_split(spec: &CorpusSpec, split: Split) -> Result<Corpus, CorpusError> {
-    read_splits(spec, &[split])
-}
-
-/// The splits asked for, of the corpus in `spec.path`.
-///
-/// # Errors
-/// See [`CorpusError`].
 pub fn read_splits(spec: &CorpusSpec, splits: &[Split]) -> Result<Corpus, CorpusError> {
+    survey_splits(spec, splits, COLLECTED_BYTES_MAX)?.collect()
+}
+
+fn survey_splits(spec: &CorpusSpec, splits: &[Split], bytes_max: u64) -> Result<Surveyed, CorpusError> {
     let folder = Path::new(&spec.path);
     let names = file_names(folder)?;
     let mut files = BTreeMap::new();
     for &split in splits {
         let name = corpus::split_file(&spec.path, &names, split)?;
-        files.insert(split, read_file(&folder.join(name))?);
+        files.insert(split, split_file(&folder.join(name), bytes_max)?);
     }
-    corpus::read(&name_of(folder), spec, &files)
+    Surveyed::new(&name_of(folder), spec, files)
 }
 
 /// The folder's own name, even where the path ends in `.` or `..`.
@@ -57,15 +56,15 @@ fn file_names(folder: &Path) -> Result<Vec<String>, CorpusError> {
     Ok(names)
 }
 
-fn read_file(path: &Path) -> Result<SplitFile, CorpusError> {
+fn split_file(path: &Path, bytes_max: u64) -> Result<SplitFile, CorpusError> {
     let name = path.display().to_string();
     let unreadable = |source| CorpusError::Unreadable { path: name.clone(), source };
     let bytes = fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(CorpusError::TooLarge { path: name, bytes, most: FILE_BYTES_MAX });
+    if bytes > bytes_max {
+        return Err(CorpusError::TooLarge { path: name, bytes, most: bytes_max });
     }
-    let bytes = fs::read(path).map_err(unreadable)?;
-    Ok(SplitFile { path: name, bytes })
+    let path = path.to_path_buf();
+    Ok(SplitFile { path: name, open: Box::new(move || Ok(Box::new(fs::File::open(&path)?))) })
 }
 
 #[cfg(test)]
@@ -84,7 +83,7 @@ mod tests {
             println!("skipped: the published corpus {name} is not at hand");
             return None;
         }
-        let corpus = read_corpus(&spec(folder.to_string_lossy())).unwrap();
+        let corpus = read_splits(&spec(folder.to_string_lossy()), &Split::ALL).unwrap();
         assert_eq!(corpus.name, name);
         let count = |dialogues: &Vec<insula_proto::corpus::Dialogue>| {
             (dialogues.len(), dialogues.iter().map(|d| d.utterances.len()).sum())
@@ -112,14 +111,14 @@ mod tests {
         let text = "Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\nHi,Ross,joy,0,0\n";
         fs::write(folder.path().join("test.csv"), text).unwrap();
         let spec = spec(folder.path().to_string_lossy());
-        assert_eq!(read_split(&spec, Split::Test).unwrap().splits[&Split::Test][0].id, "test/0");
-        let error = read_corpus(&spec).unwrap_err();
+        assert_eq!(read_splits(&spec, &[Split::Test]).unwrap().splits[&Split::Test][0].id, "test/0");
+        let error = read_splits(&spec, &Split::ALL).unwrap_err();
         assert!(matches!(error, CorpusError::SplitFiles { split: Split::Train, .. }), "{error}");
     }
 
     #[test]
     fn a_missing_folder_is_named() {
-        let error = read_corpus(&spec("no/such/folder")).unwrap_err();
+        let error = read_splits(&spec("no/such/folder"), &Split::ALL).unwrap_err();
         assert!(error.to_string().starts_with("no/such/folder: cannot be read: "), "{error}");
         assert_eq!(error.field(), "corpus.path");
     }

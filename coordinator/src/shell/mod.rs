@@ -14,4 +14,5 @@ pub mod grpc;
 pub mod logs;
 pub mod owner;
 pub mod server;
+pub mod sharding;
 pub mod store;

@@ -13,7 +13,8 @@ use super::{
     link::Link,
     loaded::{Loaded, spec_of},
     peak_rss_bytes,
-    training::fetch_dialogues,
+    tokens::{ShardDialogues, for_each_shard},
+    training::fetch_shards,
 };
 use crate::{
     adapter::Adapter,
@@ -37,8 +38,8 @@ pub fn evaluate(loaded: &mut Loaded, lease: &Lease, task: &EvaluateTask, link: &
     };
     let adapter = fetch_adapter(task, loaded, link)?;
     let shards: Vec<_> = task.shards.iter().map(|shard| shard.digest.clone()).collect();
-    let dialogues = fetch_dialogues(&shards, link)?;
-    let evaluated = answer_all(loaded, &spec, &setting, adapter.as_ref(), &dialogues, lease, link)?;
+    let shards = fetch_shards(&shards, link)?;
+    let evaluated = answer_all(loaded, &spec, &setting, adapter.as_ref(), &shards, lease, link)?;
     link.report(&loaded.digest, Report::Evaluated(evaluated))
 }
 
@@ -62,7 +63,7 @@ fn answer_all(
     spec: &JobSpec,
     setting: &Setting<'_>,
     adapter: Option<&Adapter>,
-    dialogues: &[Dialogue],
+    shards: &[ShardDialogues],
     lease: &Lease,
     link: &Link,
 ) -> Result<Evaluated, Unfinished> {
@@ -73,7 +74,8 @@ fn answer_all(
     let eos = loaded.tokenizer.eos();
     let labels: Vec<Vec<u32>> = task.targets().iter().map(|t| t[..t.len() - 1].to_vec()).collect();
     let trie = LabelTrie::new(&labels, eos).map_err(Unfinished::bad_data)?;
-    let examples = task.all_examples(dialogues).map_err(Unfinished::bad_data)?;
+    let dialogues: Vec<&Dialogue> = shards.iter().flat_map(|shard| &shard.dialogues).collect();
+    let examples = tokenised(&task, shards, link)?;
     let total = examples.iter().map(|e| e.len() as u64).sum();
     let mut counts = Counts::new(setting.labels.len());
     let mut lines = Vec::new();
@@ -82,7 +84,7 @@ fn answer_all(
         link.go_on()?;
         let last = first + evaluate::next_forest(&examples[first..], spec.train.slot_tokens as usize);
         let group: Vec<(&Dialogue, &[Example])> =
-            dialogues[first..last].iter().zip(examples[first..last].iter().map(Vec::as_slice)).collect();
+            dialogues[first..last].iter().copied().zip(examples[first..last].iter().map(Vec::as_slice)).collect();
         let (engine, tokenizer) = (&mut loaded.engine, &loaded.tokenizer);
         evaluate::forest(engine, tokenizer, adapter, &trie, setting, &group, &mut counts, &mut lines)?;
         first = last;
@@ -102,4 +104,19 @@ fn answer_all(
         peak_rss_bytes: peak_rss_bytes(),
         predictions: Some(predictions),
     })
+}
+
+/// The examples of every turn, by dialogue.
+fn tokenised(task: &MainTask<'_>, shards: &[ShardDialogues], link: &Link) -> Result<Vec<Vec<Example>>, Unfinished> {
+    let mut by_shard: Vec<Vec<Vec<Example>>> = vec![Vec::new(); shards.len()];
+    for_each_shard(task, &shards.iter().collect::<Vec<_>>(), link, |place, prompts| {
+        let completed = |(dialogue, prompts): (&Dialogue, Vec<_>)| {
+            let turns = prompts.into_iter().enumerate();
+            turns.map(|(turn, prompt)| task.completed(dialogue, turn, prompt)).collect()
+        };
+        let dialogues = shards[place].dialogues.iter().zip(prompts).map(completed);
+        by_shard[place] = dialogues.collect::<Result<_, _>>().map_err(Unfinished::bad_data)?;
+        Ok(())
+    })?;
+    Ok(by_shard.into_iter().flatten().collect())
 }

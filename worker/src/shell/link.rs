@@ -11,8 +11,9 @@ use std::{
 use insula_proto::{
     ids::{Digest, Hasher},
     v1::{
-        self, AppendLogRequest, ArtifactChunk, GetArtifactRequest, ReportRequest, artifacts_client::ArtifactsClient,
-        fleet_client::FleetClient, logs_client::LogsClient, report_request::Report,
+        self, AppendLogRequest, ArtifactChunk, ClaimTokensRequest, ClaimTokensResponse, FulfilTokensRequest,
+        GetArtifactRequest, ReportRequest, artifacts_client::ArtifactsClient, fleet_client::FleetClient,
+        logs_client::LogsClient, report_request::Report,
     },
 };
 use tokio::{runtime::Handle, sync::watch};
@@ -39,6 +40,17 @@ pub enum Halt {
     Abandon,
     /// This process was asked to stop.
     Stop,
+}
+
+/// Whose a key's tokens are to make, or where they lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// In the artifact of this digest.
+    Cached(String),
+    /// This worker is to make them.
+    Granted,
+    /// Another worker is making them.
+    Busy,
 }
 
 /// Shared flag between the shell and the computing thread.
@@ -112,6 +124,52 @@ impl Link {
             let (mut client, request) = (client.clone(), request.clone());
             async move { client.report(request).await.map(|_| ()) }
         })
+    }
+
+    /// Asks whose a key's tokens are to make; `spoilt` is the artifact that was of no use, or empty.
+    ///
+    /// # Errors
+    /// As [`Link::report`].
+    pub fn claim_tokens(&self, key: &Digest, spoilt: &str) -> Result<Claim, Unfinished> {
+        let request = ClaimTokensRequest {
+            worker_id: self.worker_id,
+            lease_id: self.lease_id,
+            key: key.to_string(),
+            spoilt: spoilt.to_owned(),
+        };
+        let client = FleetClient::new(self.channel.clone());
+        let answer = self.patiently(|| {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.claim_tokens(request).await.map(tonic::Response::into_inner) }
+        })?;
+        Ok(match answer {
+            ClaimTokensResponse { granted: true, .. } => Claim::Granted,
+            ClaimTokensResponse { artifact, .. } if artifact.is_empty() => Claim::Busy,
+            ClaimTokensResponse { artifact, .. } => Claim::Cached(artifact),
+        })
+    }
+
+    /// Says that a claimed key's tokens are in the store; they are the fleet's once this returns.
+    ///
+    /// # Errors
+    /// As [`Link::report`].
+    pub fn fulfil_tokens(&self, key: &Digest, artifact: &str) -> Result<(), Unfinished> {
+        let request = FulfilTokensRequest {
+            worker_id: self.worker_id,
+            lease_id: self.lease_id,
+            key: key.to_string(),
+            artifact: artifact.to_owned(),
+        };
+        let client = FleetClient::new(self.channel.clone());
+        self.patiently(|| {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.fulfil_tokens(request).await.map(|_| ()) }
+        })
+    }
+
+    /// Waits a little.
+    pub fn pause(&self, pause: Duration) {
+        self.runtime.block_on(tokio::time::sleep(pause));
     }
 
     /// Writes a line to the job's log; losing one is no failure.

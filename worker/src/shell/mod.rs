@@ -13,6 +13,7 @@ mod failure;
 pub mod link;
 mod loaded;
 mod process;
+mod tokens;
 mod training;
 pub mod work;
 

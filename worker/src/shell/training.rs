@@ -6,7 +6,7 @@ use std::{
 };
 
 use insula_proto::{
-    corpus::{CorpusManifest, Dialogue, Split},
+    corpus::{CorpusManifest, Split},
     ids::Digest,
     job::JobSpec,
     shard,
@@ -18,6 +18,7 @@ use super::{
     link::Link,
     loaded::{Loaded, spec_of},
     peak_rss_bytes,
+    tokens::{ShardDialogues, for_each_shard},
 };
 use crate::{
     adapter::{Adapter, AdapterConfig, Target},
@@ -77,8 +78,8 @@ struct Prepared {
 fn prepare(loaded: &Loaded, spec: &JobSpec, corpus: &CorpusManifest, link: &Link) -> Result<Prepared, Unfinished> {
     let shards = corpus.splits.get(&Split::Train).map(|split| split.shards.clone()).unwrap_or_default();
     let digests: Vec<_> = shards.iter().map(|shard| shard.digest.to_string()).collect();
-    let dialogues = fetch_dialogues(&digests, link)?;
-    let turns: Vec<usize> = dialogues.iter().map(|d| d.utterances.len()).collect();
+    let shards = fetch_shards(&digests, link)?;
+    let turns: Vec<usize> = shards.iter().flat_map(|s| &s.dialogues).map(|d| d.utterances.len()).collect();
     let samples = plan::select(&turns, spec.data.share, spec.seed);
     if samples.is_empty() {
         let (all, share) = (turns.iter().sum::<usize>(), spec.data.share);
@@ -87,31 +88,53 @@ fn prepare(loaded: &Loaded, spec: &JobSpec, corpus: &CorpusManifest, link: &Link
     let (window, new_tokens) = (spec.data.window as usize, spec.evaluate.max_new_tokens as usize);
     let task = MainTask::new(&loaded.tokenizer, &corpus.labels, window, loaded.config.context, new_tokens)
         .map_err(Unfinished::bad_data)?;
-    let mut prepared = Prepared { samples, examples: BTreeMap::new(), dropped_utterances: 0 };
-    for of_dialogue in prepared.samples.chunk_by(|a, b| a.dialogue == b.dialogue) {
-        let dialogue = &dialogues[of_dialogue[0].dialogue as usize];
-        let turns: Vec<usize> = of_dialogue.iter().map(|sample| sample.turn as usize).collect();
-        let examples = task.examples(dialogue, &turns).map_err(Unfinished::bad_data)?;
-        for (sample, example) in of_dialogue.iter().zip(examples) {
-            prepared.dropped_utterances += example.dropped_utterances as u64;
-            let prompt_tokens = example.prompt_ids.len();
-            let ids = [example.prompt_ids, example.target_ids].concat();
-            prepared.examples.insert(*sample, Example { ids, prompt_tokens });
-        }
-    }
-    Ok(prepared)
+    tokenised(&task, &shards, samples, link)
 }
 
-/// The dialogues of some shards, in order.
-pub fn fetch_dialogues(shards: &[String], link: &Link) -> Result<Vec<Dialogue>, Unfinished> {
-    let mut dialogues = Vec::new();
-    for digest in shards {
+/// The examples of the samples. Prompts are made by whole shards, for the whole fleet, but only of shards with samples.
+fn tokenised(
+    task: &MainTask<'_>,
+    shards: &[ShardDialogues],
+    samples: Vec<Sample>,
+    link: &Link,
+) -> Result<Prepared, Unfinished> {
+    let mut needed = Vec::new();
+    let (mut first, mut left) = (0, samples.as_slice());
+    for shard in shards {
+        let end = first + u32::try_from(shard.dialogues.len()).expect("a split has fewer than 2^32 dialogues");
+        let (of_shard, after) = left.split_at(left.partition_point(|sample| sample.dialogue < end));
+        if !of_shard.is_empty() {
+            needed.push((shard, first, of_shard));
+        }
+        (first, left) = (end, after);
+    }
+    let (mut examples, mut dropped_utterances) = (BTreeMap::new(), 0);
+    let wanted: Vec<_> = needed.iter().map(|(shard, ..)| *shard).collect();
+    for_each_shard(task, &wanted, link, |place, mut prompts| {
+        let (shard, first, samples) = needed[place];
+        for sample in samples {
+            let (dialogue, turn) = ((sample.dialogue - first) as usize, sample.turn as usize);
+            let prompt = prompts[dialogue][turn].take();
+            let example = task.completed(&shard.dialogues[dialogue], turn, prompt).map_err(Unfinished::bad_data)?;
+            dropped_utterances += example.dropped_utterances as u64;
+            let prompt_tokens = example.prompt_ids.len();
+            let ids = [example.prompt_ids, example.target_ids].concat();
+            examples.insert(*sample, Example { ids, prompt_tokens });
+        }
+        Ok(())
+    })?;
+    Ok(Prepared { samples, examples, dropped_utterances })
+}
+
+/// Some shards with their dialogues, in order.
+pub fn fetch_shards(digests: &[String], link: &Link) -> Result<Vec<ShardDialogues>, Unfinished> {
+    let fetch = |digest: &String| {
         link.go_on()?;
         let bytes = link.get(digest)?;
-        let shard = shard::decode(&bytes).map_err(|e| Unfinished::bad_data(format!("shard {digest}: {e}")))?;
-        dialogues.extend(shard);
-    }
-    Ok(dialogues)
+        let dialogues = shard::decode(&bytes).map_err(|e| Unfinished::bad_data(format!("shard {digest}: {e}")))?;
+        Ok(ShardDialogues { digest: digest.clone(), dialogues })
+    };
+    digests.iter().map(fetch).collect()
 }
 
 fn begin(prepared: Prepared, loaded: &Loaded, spec: &JobSpec) -> Result<Training, Unfinished> {

@@ -1,4 +1,5 @@
-//! `insula bench`: the clock and the machine around [`crate::bench`]'s figures.
+//! `insula bench`: the clock and the machine around what is measured.
 
+pub mod data;
 pub mod engine;
 mod gemm_peak;

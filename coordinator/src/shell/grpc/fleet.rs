@@ -76,6 +76,38 @@ impl Fleet for Desk {
         Ok(Response::new(v1::ReportResponse {}))
     }
 
+    async fn claim_tokens(
+        &self,
+        request: Request<v1::ClaimTokensRequest>,
+    ) -> Result<Response<v1::ClaimTokensResponse>, Status> {
+        let v1::ClaimTokensRequest { worker_id, lease_id, key, spoilt } = request.into_inner();
+        let (worker, lease) = (WorkerId(worker_id), LeaseId(lease_id));
+        let spoilt = match spoilt.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(invalid("spoilt"))?),
+        };
+        let request =
+            schedule::Request::ClaimTokens { worker, lease, key: key.parse().map_err(invalid("key"))?, spoilt };
+        match self.owner.ask(request).await.map_err(ask_status)? {
+            Answer::Claim(claim) => Ok(Response::new(wire::claim(claim))),
+            other => unreachable!("a claim is answered with whose it is, got {other:?}"),
+        }
+    }
+
+    async fn fulfil_tokens(
+        &self,
+        request: Request<v1::FulfilTokensRequest>,
+    ) -> Result<Response<v1::FulfilTokensResponse>, Status> {
+        let v1::FulfilTokensRequest { worker_id, lease_id, key, artifact } = request.into_inner();
+        let (worker, lease) = (WorkerId(worker_id), LeaseId(lease_id));
+        let key = key.parse().map_err(invalid("key"))?;
+        let artifact: Digest = artifact.parse().map_err(invalid("artifact"))?;
+        self.must_have(&artifact).await?;
+        let request = schedule::Request::FulfilTokens { worker, lease, key, artifact };
+        self.owner.ask(request).await.map_err(ask_status)?;
+        Ok(Response::new(v1::FulfilTokensResponse {}))
+    }
+
     async fn list_workers(
         &self,
         _: Request<v1::ListWorkersRequest>,

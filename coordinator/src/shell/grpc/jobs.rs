@@ -10,7 +10,7 @@ use insula_proto::{
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
-use super::{Answers, Desk, answers, ask_status, bad_request, hand, invalid, wire};
+use super::{Answers, Desk, answers, ask_status, bad_request, hand, invalid, sharding_status, wire};
 use crate::{
     report,
     schedule::{self, Answer, Job, event::Story},
@@ -27,7 +27,7 @@ impl Jobs for Desk {
         let spec = convert::job_spec(spec.unwrap_or_default()).map_err(bad_request)?;
         let corpus = match self.known_corpus(&request_id) {
             Some(corpus) => corpus,
-            None => self.import(spec.corpus.clone()).await?,
+            None => self.import(&spec.corpus).await.map_err(sharding_status)?,
         };
         let warnings = warnings(&corpus, &spec);
         let request = schedule::Request::Submit { request_id, spec: Box::new(spec), corpus };

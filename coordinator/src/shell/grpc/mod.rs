@@ -9,7 +9,6 @@ mod wire;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use insula_proto::{
     corpus::CorpusManifest,
     ids::JobId,
@@ -24,16 +23,12 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::{
     artifacts::{ArtifactError, Artifacts},
     clock::Clock,
-    corpora::read_corpus,
     logs::{LogError, Logs},
     owner::{AskError, OwnerHandle},
+    sharding::{ShardingError, shard_corpus},
     store::Reader,
 };
-use crate::{
-    corpus::CorpusError,
-    schedule::{Job, Refusal},
-    shard,
-};
+use crate::schedule::{Job, Refusal};
 
 /// Largest message in either direction. The largest there is, a training's losses, is 4 bytes an update.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -56,7 +51,7 @@ pub struct Desk {
     pub clock: Clock,
     /// Ends streams and waits when the coordinator stops.
     pub stop: CancellationToken,
-    /// One import at a time: each holds a whole corpus in memory.
+    /// One import at a time: each takes all cores.
     pub imports: Arc<Semaphore>,
     /// How often a lease is to be renewed.
     pub heartbeat_ms: u32,
@@ -67,12 +62,6 @@ pub struct Desk {
 /// A stream of answers.
 type Answers<T> = ReceiverStream<Result<T, Status>>;
 
-/// Why a corpus could not be imported.
-enum ImportError {
-    Corpus(CorpusError),
-    Other(Status),
-}
-
 impl Desk {
     fn job(&self, text: &str) -> Result<Arc<Job>, Status> {
         let id: JobId = text.parse().map_err(invalid("job_id"))?;
@@ -80,29 +69,19 @@ impl Desk {
     }
 
     /// Reads a corpus and puts its shards in the store.
-    async fn import(&self, spec: CorpusSpec) -> Result<CorpusManifest, ImportError> {
-        let stopping = |_| ImportError::Other(Status::unavailable("the coordinator is stopping"));
-        let _turn = self.imports.acquire().await.map_err(stopping)?;
-        let read = move || read_corpus(&spec).map(|corpus| shard::shards(&corpus));
-        let sharded = tokio::task::spawn_blocking(read).await;
-        let sharded = sharded.map_err(|error| ImportError::Other(Status::internal(error.to_string())))?;
-        let sharded = sharded.map_err(ImportError::Corpus)?;
-        for bytes in sharded.files.into_values() {
-            let put = self.artifacts.put(Bytes::from(bytes)).await;
-            put.map_err(|error| ImportError::Other(artifact_status(error)))?;
-        }
-        Ok(sharded.manifest)
+    async fn import(&self, spec: &CorpusSpec) -> Result<CorpusManifest, ShardingError> {
+        let _turn = self.imports.acquire().await.expect("the semaphore is never closed");
+        shard_corpus(spec, &self.artifacts).await
     }
 }
 
-impl From<ImportError> for Status {
-    fn from(error: ImportError) -> Self {
-        match error {
-            ImportError::Other(status) => status,
-            ImportError::Corpus(error) => {
-                bad_request(vec![Violation { field: error.field().into(), description: error.to_string() }])
-            }
+fn sharding_status(error: ShardingError) -> Status {
+    match error {
+        ShardingError::Corpus(error) => {
+            bad_request(vec![Violation { field: error.field().into(), description: error.to_string() }])
         }
+        ShardingError::Artifact(error) => artifact_status(error),
+        ShardingError::Panicked(_) => Status::internal(error.to_string()),
     }
 }
 
@@ -131,7 +110,8 @@ fn ask_status(error: AskError) -> Status {
             | Refusal::NoBase { .. }
             | Refusal::NoSuchEpoch { .. }
             | Refusal::NoAdapter { .. }
-            | Refusal::WrongTally { .. } => Status::invalid_argument(message),
+            | Refusal::WrongTally { .. }
+            | Refusal::NotClaimed { .. } => Status::invalid_argument(message),
             Refusal::UnknownWorker(_)
             | Refusal::OtherVersion { .. }
             | Refusal::StaleLease { .. }

@@ -13,6 +13,7 @@ use crate::{
         Grant, Job,
         event::{Artifact, Checkpoint, Evaluated, FailureClass, PhaseName, Progress, Report, Story, Trained},
         state::{Phase, TaskKind, TaskState},
+        tokens::Claim,
     },
     shell::{
         board::Posted,
@@ -64,6 +65,16 @@ pub(super) fn job_state(phase: PhaseName) -> v1::JobState {
         PhaseName::Failed => v1::JobState::Failed,
         PhaseName::Cancelled => v1::JobState::Cancelled,
     }
+}
+
+/// Whose a key's tokens are to make, or where they lie.
+pub(super) fn claim(claim: Claim) -> v1::ClaimTokensResponse {
+    let (artifact, granted) = match claim {
+        Claim::Cached(artifact) => (artifact.to_string(), false),
+        Claim::Granted => (String::new(), true),
+        Claim::Busy => (String::new(), false),
+    };
+    v1::ClaimTokensResponse { artifact, granted }
 }
 
 /// A story, with the token after which a watcher goes on.

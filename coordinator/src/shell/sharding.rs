@@ -1,0 +1,168 @@
+//! A corpus from its files into the artifact store, in memory that does not grow with it.
+//!
+//! ```text
+//! [reading thread]                  [as many as there are cores]     [runtime]
+//! survey -> dialogues -> parts --q--> encode, compress            --> hash, store, sync --> manifest, in order
+//!                              2                      at most IN_FLIGHT parts from here on
+//! ```
+//!
+//! The manifest names a shard only after the shard is on disk. Parts are taken up in order and come out in order, so
+//! the manifest does not depend on who was faster. What a failed sharding stored stays under its digests, named by
+//! nobody; the next try finds it there.
+
+use std::{collections::BTreeMap, num::NonZero, sync::Arc, thread::available_parallelism};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use insula_proto::{
+    corpus::{CorpusManifest, Dialogue, Shard, Split, SplitManifest},
+    job::CorpusSpec,
+    shard::encode,
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::{JoinError, spawn_blocking},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    artifacts::{ArtifactError, Artifacts},
+    corpora::survey_corpus,
+};
+use crate::{
+    corpus::{CorpusError, Surveyed},
+    shard,
+};
+
+/// Parts that wait to be encoded: one to be taken up at once, and one so that the reader seldom waits.
+const PARTS: usize = 2;
+
+/// Parts being encoded or stored at once. Storing one is mostly waiting for three syncs of the disk, so more of them
+/// than cores keep the cores busy; a part is a few megabytes.
+const IN_FLIGHT: usize = 8;
+
+/// Why a corpus was not sharded.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardingError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    /// It cannot be stored.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A bug: a thread of the sharding panicked.
+    #[error("the sharding panicked: {0}")]
+    Panicked(#[from] JoinError),
+}
+
+/// Dialogues of one shard.
+type Part = (Split, Vec<Dialogue>);
+
+/// Reads the corpus in `spec.path` and stores its shards. Dropped, it stops by itself.
+///
+/// # Errors
+/// The first thing that is wrong with the corpus, with file and row; or that the store refused.
+pub async fn shard_corpus(spec: &CorpusSpec, artifacts: &Artifacts) -> Result<CorpusManifest, ShardingError> {
+    let spec = spec.clone();
+    let surveyed = Arc::new(spawn_blocking(move || survey_corpus(&spec)).await??);
+    let (parts_in, parts) = mpsc::channel(PARTS);
+    let reading = {
+        let surveyed = surveyed.clone();
+        spawn_blocking(move || read_parts(&surveyed, &parts_in))
+    };
+    let cores = Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get)));
+    let stored = |part: Result<Part, CorpusError>| store(part, cores.clone(), artifacts);
+    let mut stored = ReceiverStream::new(parts).map(stored).buffered(IN_FLIGHT);
+    let mut splits: BTreeMap<Split, SplitManifest> =
+        surveyed.splits().map(|split| (split, Default::default())).collect();
+    while let Some((split, shard)) = stored.try_next().await? {
+        splits.entry(split).or_default().shards.push(shard);
+    }
+    reading.await?;
+    Ok(shard::manifest(surveyed.name(), surveyed.labels(), splits))
+}
+
+/// Hands on all parts in order, or the first error; stops where nobody takes them any more.
+fn read_parts(surveyed: &Surveyed, parts: &mpsc::Sender<Result<Part, CorpusError>>) {
+    for split in surveyed.splits() {
+        let dialogues = match surveyed.dialogues(split) {
+            Ok(dialogues) => dialogues,
+            Err(error) => return drop(parts.blocking_send(Err(error))),
+        };
+        for part in shard::deal(dialogues) {
+            let last = part.is_err();
+            if parts.blocking_send(part.map(|part| (split, part))).is_err() || last {
+                return;
+            }
+        }
+    }
+}
+
+async fn store(
+    part: Result<Part, CorpusError>,
+    cores: Arc<Semaphore>,
+    artifacts: &Artifacts,
+) -> Result<(Split, Shard), ShardingError> {
+    let (split, part) = part?;
+    let count = |n: usize| u32::try_from(n).expect("a dialogue in memory has fewer than 2^32 utterances");
+    let (dialogues, utterances) = (count(part.len()), count(part.iter().map(|d| d.utterances.len()).sum()));
+    let bytes = {
+        let _core = cores.acquire_owned().await.expect("the semaphore is never closed");
+        spawn_blocking(move || encode(&part)).await?
+    };
+    let size = bytes.len() as u64;
+    let digest = artifacts.put(Bytes::from(bytes)).await?;
+    Ok((split, Shard { digest, bytes: size, dialogues, utterances }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use insula_proto::job::JobSpec;
+
+    use super::*;
+
+    async fn sharded(folder: &Path) -> Result<CorpusManifest, ShardingError> {
+        let store = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::open(store.path()).await.unwrap();
+        let path = folder.to_string_lossy().into_owned();
+        let spec = CorpusSpec { path, layout: "auto".into(), ..JobSpec::default().corpus };
+        let manifest = shard_corpus(&spec, &artifacts).await?;
+        for shard in manifest.splits.values().flat_map(|split| &split.shards) {
+            assert_eq!(artifacts.get(&shard.digest).await.unwrap().len() as u64, shard.bytes);
+        }
+        Ok(manifest)
+    }
+
+    /// Digests as the reader that held whole files in memory gave them: corpora keep their names for ever.
+    #[tokio::test]
+    async fn known_corpora_keep_their_digests() {
+        for (folder, digest) in [
+            ("../configs/sample", "027499e61dff30e7b5cae803a580e1b2c4788e9a0158946c62f6aa819ecbacd5"),
+            ("../../shared/corpora/meld", "3731789cfe8f7942e21b8c74aec7fbe057c59736f5e436ebebe7ad82838430bc"),
+            ("../../shared/corpora/emorynlp", "ddda56b24eb7e975b5b44aeefd6a1874a44a4e0b542e083159ab6b68e6887ec7"),
+        ] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            if folder.is_dir() {
+                assert_eq!(sharded(&folder).await.unwrap().digest.hex(), digest, "{}", folder.display());
+            } else {
+                println!("skipped: {} is not at hand", folder.display());
+            }
+        }
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "the test writes a corpus")]
+    async fn a_corpus_that_is_wrong_at_its_end_is_refused_with_the_row() {
+        let folder = tempfile::tempdir().unwrap();
+        for split in Split::ALL {
+            let mut text = String::from("Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID\n");
+            (0..3000).for_each(|n| text += &format!("Hi,Ross,joy,{},{n}\n", n / 9));
+            text += if split == Split::Test { "Hi,Ross,glee,900,0\n" } else { "" };
+            std::fs::write(folder.path().join(format!("{split}.csv")), text).unwrap();
+        }
+        let error = sharded(folder.path()).await.unwrap_err().to_string();
+        assert!(error.contains("test.csv: row 3002: unknown label 'glee'"), "{error}");
+    }
+}
