@@ -331,6 +331,9 @@ pub struct ModelArgs {
 /// `insula doctor`
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Also predict the memory that this job will take; its base is fetched where it is not here yet.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

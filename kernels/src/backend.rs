@@ -185,6 +185,17 @@ pub trait Backend {
     /// When the device has no room or refuses the transfer.
     fn weight(&self, shape: [usize; 2], values: &[f32], precision: Precision) -> Result<Self::Weight, KernelError>;
 
+    /// `W + scale * B A`, in float32: the weight with the pair merged into it.
+    ///
+    /// # Errors
+    /// When the device has no room or refuses.
+    fn merged(
+        &self,
+        weight: &Self::Weight,
+        params: &Self::Buffer,
+        pair: &LoraShape,
+    ) -> Result<Self::Weight, KernelError>;
+
     /// Sets every value to zero.
     ///
     /// # Errors

@@ -13,8 +13,8 @@ use std::{
 
 use crate::{
     backend::{
-        AdamW, Attention, Backend, Direction, Precision, Projection, ProjectionBack, Readout, Sight, Targets, Wanted,
-        Write,
+        AdamW, Attention, Backend, Direction, LoraShape, Precision, Projection, ProjectionBack, Readout, Sight,
+        Targets, Wanted, Write,
     },
     error::KernelError,
 };
@@ -149,6 +149,7 @@ impl<B: Backend> Backend for Timed<B> {
         download(buffer: &B::Buffer) -> Vec<f32>;
         indices(values: &[u32]) -> B::Indices;
         weight(shape: [usize; 2], values: &[f32], precision: Precision) -> B::Weight;
+        merged(weight: &B::Weight, params: &B::Buffer, pair: &LoraShape) -> B::Weight;
         zero(buffer: &mut B::Buffer) -> ();
         copy(from: &B::Buffer, to: &mut B::Buffer, at: usize) -> ();
         embed(table: &B::Weight, ids: &B::Indices, out: &mut B::Buffer) -> ();

@@ -72,7 +72,7 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
         arms.push(arm);
     }
     let mode = word(&e.mode, "evaluate.mode", "greedy or score", default.evaluate.mode, found);
-    let evaluate = EvaluateSpec { mode, max_new_tokens: e.max_new_tokens, arms };
+    let evaluate = EvaluateSpec { mode, max_new_tokens: e.max_new_tokens, arms, merge: e.merge };
     JobSpec { name, seed, workers, corpus, data, base, adapter, train, evaluate }
 }
 
@@ -140,6 +140,7 @@ impl From<&JobSpec> for v1::JobSpec {
             mode: name_of(&spec.evaluate.mode),
             max_new_tokens: spec.evaluate.max_new_tokens,
             arms: spec.evaluate.arms.iter().map(name_of).collect(),
+            merge: spec.evaluate.merge,
         };
         let adapter =
             v1::AdapterSpec { r: spec.adapter.r, alpha: spec.adapter.alpha, targets: spec.adapter.targets.clone() };

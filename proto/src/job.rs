@@ -141,6 +141,9 @@ pub struct EvaluateSpec {
     pub max_new_tokens: u32,
     /// What is evaluated on the test split.
     pub arms: Vec<Arm>,
+    /// Whether the adapter is merged into copies of the weights it adapts.
+    #[serde(default)] // journals of 0.1.0 do not have it
+    pub merge: bool,
 }
 
 /// How an answer is taken.
@@ -253,6 +256,7 @@ impl Default for JobSpec {
                 mode: EvaluateMode::Greedy,
                 max_new_tokens: 8,
                 arms: vec![Arm::ZeroShot, Arm::Trained],
+                merge: false,
             },
         }
     }

@@ -60,6 +60,12 @@ impl Target {
         Self::ALL.into_iter().find(|target| target.module() == module)
     }
 
+    /// The target of a name in settings: `q`, `k`, `v`, `o`, `gate`, `up`, `down`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|target| target.module().strip_suffix("_proj") == Some(name))
+    }
+
     /// The part of a layer the module belongs to.
     #[must_use]
     pub fn block(self) -> &'static str {

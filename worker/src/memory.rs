@@ -8,10 +8,15 @@
 use std::collections::BTreeMap;
 
 use insula_kernels::{Precision, cpu};
+use insula_proto::job::JobSpec;
 
 use crate::adapter::{AdapterConfig, Layout, Target};
 use crate::base::ModelConfig;
+use crate::evaluate::next_forest;
+use crate::forest::count_tree_tokens;
 use crate::model::LOGIT_ROWS;
+use crate::plan::{self, Sample};
+use crate::prompt::Example;
 
 /// A worker that has read no base yet, with a tokenizer, examples and the runtime: measured with SmolLM2's tokenizer and
 /// MELD (docs/lab.md).
@@ -152,4 +157,92 @@ fn weights(c: &ModelConfig, precision: Precision) -> u64 {
     let embeddings = c.vocab * c.hidden * if c.tied { 1 } else { 2 };
     let norms = (2 * c.layers + 1) * c.hidden;
     element * (c.layers * layer + embeddings) as u64 + 4 * norms as u64
+}
+
+/// Tree tokens of the longest slot of a whole training, 0 of none. `sequence` gives a sample's token ids.
+#[must_use]
+pub fn longest_slot<'a>(spec: &JobSpec, samples: &[Sample], sequence: impl Fn(&Sample) -> &'a [u32]) -> usize {
+    let (train, mut longest) = (&spec.train, 0);
+    for epoch in 1..=train.epochs {
+        for update in plan::epoch(samples, train.batching, train.batch as usize, spec.seed, epoch) {
+            let sequences: Vec<&[u32]> = update.iter().map(&sequence).collect();
+            let slots = plan::slots(&sequences, train.slot_tokens as usize);
+            longest = slots.into_iter().map(|slot| count_tree_tokens(&sequences[slot])).fold(longest, u64::max);
+        }
+    }
+    usize::try_from(longest).expect("a slot's tokens are counted in memory")
+}
+
+/// Tree tokens of the longest forest that an evaluation of these dialogues makes, with `trie` rows behind each prompt.
+#[must_use]
+pub fn longest_forest(dialogues: &[Vec<Example>], budget: usize, trie: usize) -> usize {
+    let (mut rest, mut longest) = (dialogues, 0);
+    while !rest.is_empty() {
+        let (forest, after) = rest.split_at(next_forest(rest, budget));
+        let prompts: Vec<&[u32]> = forest.iter().flatten().map(|example| example.prompt_ids.as_slice()).collect();
+        let tokens = usize::try_from(count_tree_tokens(&prompts)).expect("a forest's tokens are counted in memory");
+        longest = longest.max(tokens + trie * prompts.len());
+        rest = after;
+    }
+    longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> ModelConfig {
+        ModelConfig {
+            vocab: 49152,
+            hidden: 576,
+            intermediate: 1536,
+            layers: 30,
+            heads: 9,
+            kv_heads: 3,
+            head_dim: 64,
+            rope_theta: 1e5,
+            rms_eps: 1e-5,
+            context: 2048,
+            tied: true,
+        }
+    }
+
+    #[test]
+    fn memory_grows_with_the_slot_and_recomputing_saves_most_of_it() {
+        let model = model();
+        let adapter = AdapterConfig { r: 16, alpha: 16.0, targets: [Target::Q, Target::K, Target::V].into() };
+        let plan = Plan {
+            model: &model,
+            base_bytes: 90 << 20,
+            precision: Precision::F32,
+            adapter: &adapter,
+            recompute: false,
+            slot_tokens: 2000,
+            forest_tokens: 0,
+        };
+        let kept = predict(&plan);
+        assert_eq!(kept.weights, 4 * 134_515_008);
+        let twice = predict(&Plan { slot_tokens: 4000, ..plan });
+        let logits = (LOGIT_ROWS * model.vocab * 4) as u64;
+        assert_eq!(twice.activations - logits, 2 * (kept.activations - logits));
+        let again = predict(&Plan { recompute: true, ..plan });
+        assert!(again.activations < kept.activations / 5, "{} of {}", again.activations, kept.activations);
+    }
+
+    #[test]
+    fn a_small_job_peaks_while_its_base_is_read() {
+        let (model, targets) = (model(), [Target::Q].into());
+        let adapter = AdapterConfig { r: 8, alpha: 8.0, targets };
+        let plan = Plan {
+            model: &model,
+            base_bytes: 90 << 20,
+            precision: Precision::F32,
+            adapter: &adapter,
+            recompute: false,
+            slot_tokens: 40,
+            forest_tokens: 0,
+        };
+        let memory = predict(&plan);
+        assert_eq!(memory.peak(), memory.weights + memory.process + memory.loading);
+    }
 }

@@ -315,6 +315,25 @@ fn parity_computing_activations_again_gives_the_same_bits() {
     }
 }
 
+#[test]
+fn parity_a_merged_adapter_answers_as_one_beside_the_weights() {
+    for mut tiny in Tiny::each() {
+        let prompts: Vec<Vec<u32>> = tiny.examples.iter().map(|e| e.ids[..e.prompt_tokens].to_vec()).collect();
+        let trie = LabelTrie::new(&[vec![5, 6], vec![5], vec![7, 8, 9]], 2).unwrap();
+        let mut answers = |merge| {
+            tiny.engine.set_merge(merge);
+            tiny.engine.evaluate(Some(&tiny.adapter), &prompts, &trie, EvalMode::Greedy, 6).unwrap()
+        };
+        let (beside, merged) = (answers(false), answers(true));
+        for (a, b) in beside.iter().zip(&merged) {
+            assert_eq!(a.greedy, b.greedy, "{}", tiny.name);
+            let far = a.label_logprob.iter().zip(&b.label_logprob).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 1e-4, "{}: log-probabilities {far} nat apart", tiny.name);
+        }
+        assert_ne!(beside, merged, "rounding alone should tell them apart");
+    }
+}
+
 /// Greedy continuations with K/V kept equal those found by running every whole sequence again.
 #[test]
 fn parity_decoding_on_equals_running_again() {

@@ -14,7 +14,7 @@ use super::{
     export,
     follow::{Shown, follow},
     out::{self, say},
-    run::job_name,
+    run::{job_name, memory_note},
     settings,
 };
 use crate::{
@@ -29,6 +29,9 @@ const LISTED: u32 = 50;
 /// `insula submit`
 pub async fn submit(args: SubmitArgs) -> Result<(), Failure> {
     let spec = settings::job(&args.settings)?;
+    if let Some(note) = memory_note(spec.clone()).await {
+        eprintln!("{note}");
+    }
     let client = Client::connect(&args.client).await?;
     let request_id = args.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let request = SubmitRequest { request_id, spec: Some((&spec).into()) };

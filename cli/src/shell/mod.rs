@@ -10,6 +10,7 @@ mod follow;
 mod jobs;
 mod launch;
 mod logging;
+mod memory;
 mod model;
 mod out;
 mod run;

@@ -111,11 +111,20 @@ async fn finish(args: &RunArgs, client: &Client, job: &str, state: JobState) -> 
 /// Brings the base to this machine first: a bad source or digest is told before anything starts.
 async fn fetch_base(spec: JobSpec, shown: &Shown) -> Result<(), Failure> {
     shown.note(&format!("base {}", spec.base.source));
+    let predicted = spec.clone();
     let digest = spec.base.digest.as_ref().map(ToString::to_string);
     let resolving = tokio::task::spawn_blocking(move || super::model::resolve(&spec.base.source, digest.as_deref()));
     let base = resolving.await.map_err(|e| Failure::operation("fetch the base", e))??;
     shown.note(&format!("base is at {} ({})", base.path.display(), base.digest));
+    if let Some(note) = memory_note(predicted).await {
+        shown.note(&note);
+    }
     Ok(())
+}
+
+/// What the job will take of memory, where that can be told here.
+pub async fn memory_note(spec: JobSpec) -> Option<String> {
+    tokio::task::spawn_blocking(move || super::memory::note(&spec)).await.ok().flatten()
 }
 
 async fn submit(client: &Client, spec: &JobSpec, shown: &Shown) -> Result<String, Failure> {

@@ -25,7 +25,8 @@ pub use simd::vector_units;
 pub use weight::CpuWeight;
 
 use crate::backend::{
-    AdamW, Attention, Backend, Direction, Precision, Projection, ProjectionBack, Readout, Sight, Targets, Wanted, Write,
+    AdamW, Attention, Backend, Direction, LoraShape, Precision, Projection, ProjectionBack, Readout, Sight, Targets,
+    Wanted, Write,
 };
 use crate::error::KernelError;
 use attention::{Saved, Seen};
@@ -98,6 +99,10 @@ impl Backend for Cpu {
 
     fn weight(&self, shape: [usize; 2], values: &[f32], precision: Precision) -> Result<CpuWeight, KernelError> {
         self.run(|| CpuWeight::new(shape, values, precision))
+    }
+
+    fn merged(&self, weight: &CpuWeight, params: &CpuBuffer, pair: &LoraShape) -> Result<CpuWeight, KernelError> {
+        self.run(|| project::merged(&self.arena, weight, params, pair))
     }
 
     fn zero(&self, buffer: &mut CpuBuffer) -> Result<(), KernelError> {

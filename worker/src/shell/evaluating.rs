@@ -77,6 +77,7 @@ fn answer_all(
     let dialogues: Vec<&Dialogue> = shards.iter().flat_map(|shard| &shard.dialogues).collect();
     let examples = tokenised(&task, shards, link)?;
     let total = examples.iter().map(|e| e.len() as u64).sum();
+    loaded.engine.set_merge(spec.evaluate.merge);
     let mut counts = Counts::new(setting.labels.len());
     let mut lines = Vec::new();
     let mut first = 0;

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::OnceLock, time::Duration, time::Instant};
 
-use insula_coordinator::{corpus::Corpus, shell::corpora::read_split};
+use insula_coordinator::{corpus::Corpus, shell::corpora::read_splits};
 use insula_kernels::{
     Cpu, Precision,
     timed::{Entries, Ledger, Timed},
@@ -153,7 +153,7 @@ impl<'a> Bench<'a> {
     }
 
     fn corpus(&self, split: Split) -> Result<Corpus, Failure> {
-        read_split(&self.spec.corpus, split).map_err(input)
+        read_splits(&self.spec.corpus, &[split]).map_err(input)
     }
 
     fn main_task<'t>(&self, tokenizer: &'t Tokenizer, corpus: &'t Corpus) -> Result<MainTask<'t>, Failure> {
@@ -279,12 +279,12 @@ impl<'a> Bench<'a> {
         let all = &corpus.splits[&Split::Test];
         let (mut left, mut examples) = (self.args.samples, Vec::new());
         for dialogue in all {
-            let turns: Vec<usize> = (0..dialogue.utterances.len().min(left)).collect();
+            let turns = 0..dialogue.utterances.len().min(left);
             if turns.is_empty() {
                 break;
             }
             left -= turns.len();
-            examples.push(task.examples(dialogue, &turns).map_err(input)?);
+            examples.push(turns.map(|turn| task.example(dialogue, turn)).collect::<Result<_, _>>().map_err(input)?);
         }
         Ok((&all[..examples.len()], examples))
     }

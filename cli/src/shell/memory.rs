@@ -1,0 +1,124 @@
+//! What a job will take of a worker's memory, from its settings, its corpus and its base.
+
+use std::path::Path;
+
+use insula_coordinator::shell::corpora::read_splits;
+use insula_kernels::Precision;
+use insula_proto::{
+    corpus::Split,
+    ids::Digest,
+    job::{self, Arm, JobSpec},
+};
+use insula_worker::{
+    adapter::{AdapterConfig, Target},
+    base::{Base, default_cache_dir, fetch},
+    memory::{self, Memory, Plan},
+    plan,
+    prompt::{Example, MainTask},
+    trie::LabelTrie,
+};
+
+use super::{model::resolve, settings};
+use crate::{args::SettingsArgs, failure::Failure};
+
+/// Largest corpus that is tokenised unasked, bytes of its files: 30 times MELD, a few seconds.
+const UNASKED_BYTES_MAX: u64 = 48 << 20;
+
+/// The prediction for a job that is about to be submitted, in a line; `None` where its base or corpus is not on this
+/// machine, or so large that telling would take long.
+pub fn note(spec: &JobSpec) -> Option<String> {
+    let digest = spec.base.digest.as_ref().map(Digest::as_str);
+    let base = fetch::at_hand(&spec.base.source, digest, &default_cache_dir()?).ok()?;
+    if folder_bytes(Path::new(&spec.corpus.path))? > UNASKED_BYTES_MAX {
+        return None;
+    }
+    let memory = of_job(spec, &base.path).ok()?;
+    Some(format!("memory: {}", line(&memory, super::doctor::free_bytes()).0))
+}
+
+#[expect(clippy::disallowed_methods, reason = "looks how large a corpus is before reading it")]
+fn folder_bytes(folder: &Path) -> Option<u64> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    Some(entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum())
+}
+
+/// The peak of a worker that computes the job of these settings; its base is fetched where it is not here yet.
+///
+/// # Errors
+/// As [`of_job`], and when the settings cannot be worked with or the base cannot be had.
+pub fn of_settings(args: &SettingsArgs) -> Result<Memory, Failure> {
+    let spec = settings::job(args)?;
+    let base = resolve(&spec.base.source, spec.base.digest.as_ref().map(Digest::as_str))?;
+    of_job(&spec, &base.path)
+}
+
+/// The peak of a worker that computes this job with the base at `path`. Reads and tokenises the whole corpus.
+///
+/// # Errors
+/// When the base or the corpus cannot be read.
+pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
+    let input = |e: &dyn std::fmt::Display| Failure::Input(e.to_string());
+    let base = Base::open(path).map_err(|e| input(&e))?;
+    let tokenizer = base.tokenizer().map_err(|e| input(&e))?;
+    let corpus = read_splits(&spec.corpus, &Split::ALL).map_err(|e| input(&e))?;
+    let (window, new_tokens) = (spec.data.window as usize, spec.evaluate.max_new_tokens as usize);
+    let task = MainTask::new(&tokenizer, &corpus.labels, window, base.config.context, new_tokens);
+    let task = task.map_err(|e| input(&e))?;
+    let examples = |split| -> Result<Vec<Vec<Example>>, Failure> {
+        task.all_examples(corpus.splits.get(&split).map_or(&[], Vec::as_slice)).map_err(|e| input(&e))
+    };
+    let labels: Vec<Vec<u32>> = task.targets().iter().map(|t| t[..t.len() - 1].to_vec()).collect();
+    let trie = LabelTrie::new(&labels, tokenizer.eos()).map_err(|e| input(&e))?;
+    let trained = spec.evaluate.arms.contains(&Arm::Trained);
+    let slot_tokens = if trained { longest_slot(spec, &examples(Split::Train)?) } else { 0 };
+    let mut forest_tokens = 0;
+    for split in [Split::Dev, Split::Test].into_iter().filter(|split| trained || *split == Split::Test) {
+        let longest = memory::longest_forest(&examples(split)?, spec.train.slot_tokens as usize, trie.nodes());
+        forest_tokens = forest_tokens.max(longest);
+    }
+    let targets = spec.adapter.targets.iter().filter_map(|name| Target::named(name)).collect();
+    let adapter = AdapterConfig { r: spec.adapter.r as usize, alpha: f64::from(spec.adapter.alpha), targets };
+    let precision = match spec.base.precision {
+        job::Precision::F32 => Precision::F32,
+        job::Precision::Bf16 => Precision::Bf16,
+    };
+    let recompute = spec.train.recompute;
+    let base_bytes = base.bytes();
+    let model = &base.config;
+    Ok(memory::predict(&Plan {
+        model,
+        base_bytes,
+        precision,
+        adapter: &adapter,
+        recompute,
+        slot_tokens,
+        forest_tokens,
+    }))
+}
+
+fn longest_slot(spec: &JobSpec, examples: &[Vec<Example>]) -> usize {
+    let turns: Vec<usize> = examples.iter().map(Vec::len).collect();
+    let samples = plan::select(&turns, spec.data.share, spec.seed);
+    let sequences: Vec<Vec<Vec<u32>>> = examples
+        .iter()
+        .map(|dialogue| dialogue.iter().map(|e| [e.prompt_ids.as_slice(), &e.target_ids].concat()).collect())
+        .collect();
+    memory::longest_slot(spec, &samples, |sample| &sequences[sample.dialogue as usize][sample.turn as usize])
+}
+
+/// The prediction in a line, and whether so much is free.
+pub fn line(memory: &Memory, free: Option<u64>) -> (String, bool) {
+    let gigabytes = |bytes: u64| format!("{:.2} GB", bytes as f64 / 1e9);
+    let peak = memory.peak();
+    let mut line = format!(
+        "{} predicted for a worker at its peak (weights {}, activations {})",
+        gigabytes(peak),
+        gigabytes(memory.weights),
+        gigabytes(memory.activations),
+    );
+    let fits = free.is_none_or(|free| peak <= free);
+    if let (false, Some(free)) = (fits, free) {
+        line += &format!("; {} are free: lower train.slot_tokens, or set train.recompute = true", gigabytes(free));
+    }
+    (line, fits)
+}
