@@ -1,5 +1,5 @@
 //! `insula bench engine` prints the figures that scripts rely on, of a training and an evaluation on a job's path.
-#![expect(clippy::disallowed_methods, reason = "tests touch the world")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests touch the world")]
 
 mod support;
 

@@ -251,20 +251,20 @@ impl Report {
         let s = &self.setting;
         let measured: Vec<_> = self.gemm_gflops.iter().map(|g| format!("{g:.1}")).collect();
         format!(
-            "{} ({}), {}, window {}, updates of {}, slots of {} tree tokens\n\
-             LoRA r {} on {}; {} threads, {}\n\
+            "{} ({}), {}, window {}; {} threads, {}\n\
+             Updates of {}, slots of {} tree tokens; LoRA r {} on {}\n\
              GEMM peak {:.1} GFLOP/s: the backend's own product at its best large shape,\n\
              before, between and after the phases: {}",
             s.base,
             s.precision,
             s.data,
             s.window,
+            s.threads,
+            s.vector_units,
             s.batch,
             s.slot_tokens,
             s.r,
             s.targets.join(" "),
-            s.threads,
-            s.vector_units,
             self.gemm_peak_gflops,
             measured.join(", "),
         )
@@ -290,18 +290,19 @@ impl Report {
         let t = &self.train;
         let loss = |loss: Option<&f64>| loss.map_or_else(String::new, |loss| format!("{loss:.4}"));
         format!(
-            "Training: medians of {} updates after a warm-up; {} samples, {:.1} s; loss {} to {}\n\
-             An update: {} buffers ({}), {:.1} fresh ones, {} page faults; peak memory {}",
+            "Training: medians of {} updates after a warm-up; {} samples, {:.1} s;\n\
+             loss {} to {}; peak memory {}\n\
+             An update: {} buffers ({}), {:.1} fresh ones, {} page faults",
             t.updates,
             t.speed.samples,
             t.speed.seconds,
             loss(t.losses.first()),
             loss(t.losses.last()),
+            mebibytes(t.peak_rss_bytes),
             t.buffers_per_update,
             mebibytes(t.buffer_bytes_per_update),
             t.fresh_buffers_per_update,
             t.page_faults_per_update,
-            mebibytes(t.peak_rss_bytes),
         )
     }
 
@@ -330,7 +331,7 @@ impl Report {
 
 fn evaluation(e: &Evaluate) -> String {
     format!(
-        "Evaluation: greedy, {} samples, forests: {}; {:.1} s with the tokenizer's time;\n\
+        "Evaluation: greedy, {} samples, forests: {}; {:.1} s, tokenizing included;\n\
          {} answers are a label, {} were decided by less than 0.05 nat",
         e.speed.samples, e.forests, e.speed.seconds, e.labels_answered, e.close_margins,
     )
@@ -360,7 +361,7 @@ fn table(rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(STYLE).set_header(header).add_rows(body);
     for (place, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
+        column.set_padding((0, 1));
         if place > 0 {
             column.set_cell_alignment(CellAlignment::Right);
         }
