@@ -12,6 +12,10 @@ pub enum Precision {
     F32,
     /// Two bytes an element, widened while it is being packed.
     Bf16,
+    /// Eight bits an element and a scale for 32 inputs of an output, as GGUF's Q8_0.
+    Q8,
+    /// Four bits an element, a scale and a least value, as GGUF's Q4_1.
+    Q4,
 }
 
 /// Whether a product replaces what its output held or is added to it.
@@ -160,6 +164,9 @@ pub trait Backend {
     /// # Errors
     /// When the device has no room.
     fn alloc(&self, shape: [usize; 2]) -> Result<Self::Buffer, KernelError>;
+
+    /// Says that matrices of up to so many rows will be asked for, so that room for them can be made at once.
+    fn expect_rows(&self, rows: usize);
 
     /// A buffer holding `values`.
     ///

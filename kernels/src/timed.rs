@@ -112,6 +112,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.timed("alloc", |inner| inner.alloc(shape))
     }
 
+    fn expect_rows(&self, rows: usize) {
+        self.inner.expect_rows(rows);
+    }
+
     fn upload(&self, values: &[f32]) -> Result<B::Buffer, KernelError> {
         self.ledger.with(|entries| entries.buffer_values += values.len() as u64);
         self.timed("upload", |inner| inner.upload(values))

@@ -45,7 +45,7 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
     let data = DataSpec { window: data.window, share: parsed(&data.share, "data.share", default.data.share, found) };
     let base = base.unwrap_or_default();
     let digest = (!base.digest.is_empty()).then(|| parsed_digest(&base.digest, found)).flatten();
-    let precision = word(&base.precision, "base.precision", "f32 or bf16", default.base.precision, found);
+    let precision = word(&base.precision, "base.precision", "f32, bf16, q8 or q4", default.base.precision, found);
     let base = BaseSpec { source: base.source, digest, precision };
     let adapter = adapter.unwrap_or_default();
     let adapter = AdapterSpec { r: adapter.r, alpha: adapter.alpha, targets: adapter.targets };

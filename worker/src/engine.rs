@@ -7,6 +7,7 @@
 mod evaluate;
 
 use insula_kernels::{Backend, KernelError, Precision};
+use insula_proto::job;
 
 pub use evaluate::{EvalMode, Scored};
 
@@ -72,6 +73,17 @@ pub enum EngineError {
     },
 }
 
+/// The backend's word for how a job wants its base held.
+#[must_use]
+pub fn precision_of(asked: job::Precision) -> Precision {
+    match asked {
+        job::Precision::F32 => Precision::F32,
+        job::Precision::Bf16 => Precision::Bf16,
+        job::Precision::Q8 => Precision::Q8,
+        job::Precision::Q4 => Precision::Q4,
+    }
+}
+
 /// A training sequence: a prompt and the answer to learn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
@@ -129,6 +141,11 @@ impl<B: Backend> Engine<B> {
     /// arithmetic for a fraction of the memory, and the same bits.
     pub fn set_recompute(&mut self, recompute: bool) {
         self.recompute = recompute;
+    }
+
+    /// Says how many tree tokens the longest slot or forest will have: buffers are planned for it.
+    pub fn expect_tokens(&self, tokens: usize) {
+        self.model.backend.expect_rows(tokens);
     }
 
     /// Whether evaluation merges an adapter into float32 copies of the weights it adapts: fewer operations for the copies'

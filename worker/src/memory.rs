@@ -149,14 +149,16 @@ fn evaluation(plan: &Plan<'_>) -> Rows {
 }
 
 fn weights(c: &ModelConfig, precision: Precision) -> u64 {
-    let element = match precision {
-        Precision::F32 => 4,
-        Precision::Bf16 => 2,
+    let bits = match precision {
+        Precision::F32 => 32,
+        Precision::Bf16 => 16,
+        Precision::Q8 => 9, // with a scale and a least value of 16 bits for 32
+        Precision::Q4 => 5,
     };
     let layer: usize = Target::ALL.iter().map(|target| target.shape(c).iter().product::<usize>()).sum();
     let embeddings = c.vocab * c.hidden * if c.tied { 1 } else { 2 };
     let norms = (2 * c.layers + 1) * c.hidden;
-    element * (c.layers * layer + embeddings) as u64 + 4 * norms as u64
+    bits * (c.layers * layer + embeddings) as u64 / 8 + 4 * norms as u64
 }
 
 /// Tree tokens of the longest slot of a whole training, 0 of none. `sequence` gives a sample's token ids.

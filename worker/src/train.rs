@@ -143,6 +143,7 @@ impl Training {
     pub fn advance<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<Advanced, TrainError> {
         assert!(!self.finished(), "a finished training has no next update");
         engine.set_recompute(self.spec.train.recompute);
+        engine.expect_tokens(self.spec.train.slot_tokens as usize);
         let place = self.progress.update % self.updates_per_epoch();
         let update = self.epoch.1[place as usize].clone();
         let computed = self.gradient(engine, &update)?;

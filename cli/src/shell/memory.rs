@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use insula_coordinator::shell::corpora::read_splits;
-use insula_kernels::Precision;
 use insula_proto::{
     corpus::Split,
     ids::Digest,
-    job::{self, Arm, JobSpec},
+    job::{Arm, JobSpec},
 };
 use insula_worker::{
     adapter::{AdapterConfig, Target},
     base::{Base, default_cache_dir, fetch},
+    engine::precision_of,
     memory::{self, Memory, Plan},
     plan,
     prompt::{Example, MainTask},
@@ -78,10 +78,7 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
     }
     let targets = spec.adapter.targets.iter().filter_map(|name| Target::named(name)).collect();
     let adapter = AdapterConfig { r: spec.adapter.r as usize, alpha: f64::from(spec.adapter.alpha), targets };
-    let precision = match spec.base.precision {
-        job::Precision::F32 => Precision::F32,
-        job::Precision::Bf16 => Precision::Bf16,
-    };
+    let precision = precision_of(spec.base.precision);
     let recompute = spec.train.recompute;
     let base_bytes = base.bytes();
     let model = &base.config;

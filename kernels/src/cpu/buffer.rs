@@ -2,18 +2,23 @@
 //!
 //! Storage is kept by the width of its rows. A slot of a given model needs the same number of buffers of each width,
 //! whatever its number of rows, so the arena holds exactly the most buffers that were alive at once, each as long as the
-//! longest slot made it: memory can be told beforehand. Room for some rows more is asked for, which costs address space
-//! and no memory until it is written to.
+//! longest slot made it: memory can be told beforehand. Room for the longest slot to be expected is asked for at once, which
+//! costs address space, but no memory until it is written to.
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Rows that are few: a batch of decoded tokens, supervised rows of a slot. Such matrices get no more than they need.
+const FEW: usize = 64;
 
 /// Free storage of one backend.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     free: Mutex<BTreeMap<Kind, Vec<Vec<f32>>>>,
+    /// Rows that are expected of the longest matrices.
+    expected: AtomicUsize,
     fresh: AtomicU64,
 }
 
@@ -38,9 +43,13 @@ pub struct CpuBuffer {
 impl Arena {
     /// A matrix of these dimensions, contents unspecified.
     pub(crate) fn rows(self: &Arc<Self>, [rows, width]: [usize; 2]) -> CpuBuffer {
-        // An eighth more: slots differ in length by less, once the longest were seen.
-        let room = if rows > 64 { rows + rows / 8 } else { rows };
+        let room = if rows > FEW { rows.max(self.expected.load(Ordering::Relaxed)) } else { rows };
         self.buffer(Kind::Rows(width), rows * width, room * width)
+    }
+
+    /// From now on storage for more than a few rows has room for this many.
+    pub(crate) fn expect(&self, rows: usize) {
+        self.expected.fetch_max(rows, Ordering::Relaxed);
     }
 
     /// Room for `len` values of any meaning, contents unspecified.
@@ -115,6 +124,9 @@ mod tests {
         drop(arena.rows([300, 3]));
         assert_eq!(arena.fresh(), 3);
         let lengths = |kind| arena.free.lock().unwrap()[&kind].iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!((lengths(Kind::Rows(3)), lengths(Kind::Rows(4))), (vec![337 * 3], vec![112 * 4]));
+        assert_eq!((lengths(Kind::Rows(3)), lengths(Kind::Rows(4))), (vec![300 * 3], vec![100 * 4]));
+        arena.expect(1000);
+        drop((arena.rows([400, 3]), arena.rows([10, 5])));
+        assert_eq!((lengths(Kind::Rows(3)), lengths(Kind::Rows(5))), (vec![1000 * 3], vec![10 * 5]));
     }
 }

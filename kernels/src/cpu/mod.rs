@@ -9,6 +9,7 @@ mod buffer;
 mod cross_entropy;
 pub(crate) mod pack;
 mod project;
+mod quant;
 mod rms_norm;
 mod rotary;
 mod rows;
@@ -81,6 +82,10 @@ impl Backend for Cpu {
 
     fn alloc(&self, shape: [usize; 2]) -> Result<CpuBuffer, KernelError> {
         Ok(self.arena.rows(shape))
+    }
+
+    fn expect_rows(&self, rows: usize) {
+        self.arena.expect(rows);
     }
 
     fn upload(&self, values: &[f32]) -> Result<CpuBuffer, KernelError> {

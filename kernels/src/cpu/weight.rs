@@ -10,6 +10,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::pack;
+use super::quant::{Bits, Quantised};
 use super::simd::gemm::{PANEL, packed_len};
 use super::simd::math;
 use crate::backend::Precision;
@@ -21,6 +22,8 @@ enum Panels {
     F32(Vec<f32>),
     /// Rounded to nearest even.
     Bf16(Vec<bf16>),
+    /// In blocks that share a scale.
+    Quantised(Quantised),
 }
 
 /// A frozen matrix `[rows, columns]`.
@@ -40,6 +43,8 @@ impl CpuWeight {
         let panels = match precision {
             Precision::F32 => Panels::F32(panels),
             Precision::Bf16 => Panels::Bf16(panels.par_iter().copied().map(bf16::from_f32).collect()),
+            Precision::Q8 => Panels::Quantised(Quantised::new(&panels, columns, Bits::Eight)),
+            Precision::Q4 => Panels::Quantised(Quantised::new(&panels, columns, Bits::Four)),
         };
         Self { rows, columns, panels }
     }
@@ -56,6 +61,9 @@ impl CpuWeight {
                     .zip(panels[first..].iter().step_by(PANEL))
                     .for_each(|(out, value)| *out = value.to_f32());
             }
+            Panels::Quantised(panels) => {
+                out.iter_mut().enumerate().for_each(|(k, out)| *out = panels.at(first + k * PANEL));
+            }
         }
     }
 
@@ -63,7 +71,7 @@ impl CpuWeight {
     pub(crate) fn panels(&self) -> Option<&[f32]> {
         match &self.panels {
             Panels::F32(panels) => Some(panels),
-            Panels::Bf16(_) => None,
+            Panels::Bf16(_) | Panels::Quantised(_) => None,
         }
     }
 
@@ -79,7 +87,7 @@ impl CpuWeight {
         let first = rows.start / PANEL * PANEL * self.columns;
         match &self.panels {
             Panels::F32(panels) => pack::turned(&panels[first..], rows.len(), self.columns, to),
-            Panels::Bf16(_) => pack::turned_from(|at, to| self.read(first + at, to), rows.len(), self.columns, to),
+            _ => pack::turned_from(|at, to| self.read(first + at, to), rows.len(), self.columns, to),
         }
     }
 
@@ -88,6 +96,7 @@ impl CpuWeight {
         match &self.panels {
             Panels::F32(panels) => to.copy_from_slice(&panels[at..][..to.len()]),
             Panels::Bf16(panels) => math::widen(&panels[at..][..to.len()], to),
+            Panels::Quantised(panels) => panels.read(at, to),
         }
     }
 }
@@ -100,10 +109,17 @@ mod tests {
     fn rows_and_both_packings_are_those_of_the_matrix() {
         for [rows, columns] in [[1, 1], [16, 16], [17, 5], [40, 33], [3, 70]] {
             let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
-            for precision in [Precision::F32, Precision::Bf16] {
-                let kept = |x: f32| if precision == Precision::F32 { x } else { bf16::from_f32(x).to_f32() };
-                let expected: Vec<f32> = values.iter().copied().map(kept).collect();
+            for precision in [Precision::F32, Precision::Bf16, Precision::Q8, Precision::Q4] {
                 let weight = CpuWeight::new([rows, columns], &values, precision);
+                let mut expected = vec![0.0; values.len()];
+                expected.chunks_mut(columns).enumerate().for_each(|(row, out)| weight.read_row(row, out));
+                let off = expected.iter().zip(&values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let most = match precision {
+                    Precision::F32 => 0.0,
+                    Precision::Bf16 | Precision::Q8 => 0.005 * values.len() as f32,
+                    Precision::Q4 => 0.05 * values.len() as f32,
+                };
+                assert!(off <= most, "{precision:?}: off by {off}");
                 let mut row = vec![0.0; columns];
                 weight.read_row(rows - 1, &mut row);
                 assert_eq!(row, expected[(rows - 1) * columns..]);

@@ -78,6 +78,7 @@ fn answer_all(
     let examples = tokenised(&task, shards, link)?;
     let total = examples.iter().map(|e| e.len() as u64).sum();
     loaded.engine.set_merge(spec.evaluate.merge);
+    loaded.engine.expect_tokens(spec.train.slot_tokens as usize);
     let mut counts = Counts::new(setting.labels.len());
     let mut lines = Vec::new();
     let mut first = 0;

@@ -1,6 +1,6 @@
 //! The base a worker holds in memory, ready to compute.
 
-use insula_kernels::{Precision, cpu::Cpu};
+use insula_kernels::cpu::Cpu;
 use insula_proto::{
     ids::Digest,
     job::{self, JobSpec},
@@ -10,7 +10,7 @@ use insula_proto::{
 use super::{failure::Unfinished, link::Link, work::WorkerConfig};
 use crate::{
     base::{Base, ModelConfig, fetch},
-    engine::Engine,
+    engine::{Engine, precision_of},
     tokenize::Tokenizer,
 };
 
@@ -60,10 +60,7 @@ impl Loaded {
         }
         // The base before is gone from memory before the next one is read.
         let base = Base::open(&resolved.path).map_err(Unfinished::bad_data)?;
-        let precision = match spec.base.precision {
-            job::Precision::F32 => Precision::F32,
-            job::Precision::Bf16 => Precision::Bf16,
-        };
+        let precision = precision_of(spec.base.precision);
         let tokenizer = base.tokenizer().map_err(Unfinished::bad_data)?;
         let backend = Cpu::new(config.threads).map_err(Unfinished::bug)?;
         let engine = Engine::load(backend, &base.config, &base, precision).map_err(Unfinished::bad_data)?;

@@ -10,17 +10,17 @@ use std::{collections::BTreeMap, path::Path, sync::OnceLock, time::Duration, tim
 
 use insula_coordinator::{corpus::Corpus, shell::corpora::read_splits};
 use insula_kernels::{
-    Cpu, Precision,
+    Cpu,
     timed::{Entries, Ledger, Timed},
 };
 use insula_proto::{
     corpus::{Dialogue, Split},
-    job::{self, Arm, JobSpec},
+    job::{Arm, JobSpec},
 };
 use insula_worker::{
     adapter::{Adapter, AdapterConfig, Target},
     base::{Base, fetch::ResolvedBase},
-    engine::{Engine, Example},
+    engine::{Engine, Example, precision_of},
     evaluate::{self, Counts},
     peft, plan,
     prompt::{self, MainTask},
@@ -143,10 +143,7 @@ impl<'a> Bench<'a> {
         let cpu = Cpu::new(args.threads).map_err(operation)?;
         let timed = Timed::new(cpu.clone(), now);
         let ledger = timed.ledger();
-        let precision = match spec.base.precision {
-            job::Precision::F32 => Precision::F32,
-            job::Precision::Bf16 => Precision::Bf16,
-        };
+        let precision = precision_of(spec.base.precision);
         let mut engine = Engine::load(timed, &base.config, &base, precision).map_err(input)?;
         engine.set_recompute(spec.train.recompute);
         Ok(Self { args, spec, resolved, base, tokenizer, engine, ledger, cpu })
@@ -328,10 +325,7 @@ impl<'a> Bench<'a> {
         Setting {
             base: self.resolved.source.clone(),
             base_digest: self.resolved.digest.clone(),
-            precision: match self.spec.base.precision {
-                job::Precision::F32 => "f32".into(),
-                job::Precision::Bf16 => "bf16".into(),
-            },
+            precision: format!("{:?}", self.spec.base.precision).to_lowercase(),
             layer_parameters: layer_parameters(&self.base.config),
             data,
             window: self.spec.data.window,

@@ -16,7 +16,7 @@ use crate::cpu::simd::gemm::{self, Left, PANEL, Right, Shape, Term};
 use crate::cpu::simd::math;
 
 /// Keys in a chunk, and most chunks: enough tasks for many threads, while the partial dq stay a few times dq.
-const CHUNK: usize = 512;
+const CHUNK: usize = 1024;
 const CHUNKS_MAX: usize = 4;
 
 /// What the forward pass read and wrote, and the gradient coming back.

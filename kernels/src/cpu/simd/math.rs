@@ -253,6 +253,32 @@ vectorised! {
     }
 }
 
+vectorised! {
+    /// Rows of sixteen signed bytes, times their columns' scales.
+    fn widen_q8(from: &[u8], scale: &[f32; 16], to: &mut [f32]) {
+        let (rows, bytes) = (to.as_chunks_mut::<16>().0, from.as_chunks::<16>().0);
+        for (to, bytes) in rows.iter_mut().zip(bytes) {
+            for ((to, byte), scale) in to.iter_mut().zip(bytes).zip(scale) {
+                *to = scale * f32::from(byte.cast_signed());
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Rows of sixteen half bytes (columns j and j + 8 share byte j), times their columns' scales, plus their leasts.
+    fn widen_q4(from: &[u8], scale: &[f32; 16], least: &[f32; 16], to: &mut [f32]) {
+        let (rows, bytes) = (to.as_chunks_mut::<16>().0, from.as_chunks::<8>().0);
+        for (to, bytes) in rows.iter_mut().zip(bytes) {
+            let (low, high) = to.split_at_mut(8);
+            for j in 0..8 {
+                low[j] = least[j] + scale[j] * f32::from(bytes[j] & 15);
+                high[j] = least[j + 8] + scale[j + 8] * f32::from(bytes[j] >> 4);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
