@@ -280,7 +280,7 @@ impl Default for TrainSpec {
             weight_decay: 0.0,
             clip_norm: 1.0,
             batching: Batching::Dialogue,
-            slot_tokens: 2048,
+            slot_tokens: 1280,
             recompute: false,
             checkpoint_updates: 10,
         }
