@@ -74,9 +74,9 @@ pub enum Precision {
     F32,
     /// 2 bytes a weight, rounded to bfloat16.
     Bf16,
-    /// 9 bits a weight: 8 and a scale for 32 of them.
+    /// 9 bits a weight: 8, and scales for 32 of them.
     Q8,
-    /// 5 bits a weight: 4, and a scale and a least value for 32 of them.
+    /// 5 bits a weight: 4, and a scale and a least value for 32 of them; 9 in the embedding table and the head.
     Q4,
 }
 

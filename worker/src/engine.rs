@@ -161,6 +161,7 @@ impl<B: Backend> Engine<B> {
     /// When there are no examples, one supervises nothing or has a token outside the vocabulary, the adapter does not
     /// fit the base, or the device refuses.
     pub fn slot_gradient(&mut self, adapter: &Adapter, examples: &[Example]) -> Result<SlotGradient, EngineError> {
+        self.merged = None; // its memory is wanted here
         self.check_adapter(adapter)?;
         check_examples(examples, self.model.config.vocab)?;
         let (forest, supervision) = plant(examples);

@@ -14,7 +14,7 @@ use crate::adapter::{AdapterConfig, Layout, Target};
 use crate::base::ModelConfig;
 use crate::evaluate::next_forest;
 use crate::forest::count_tree_tokens;
-use crate::model::LOGIT_ROWS;
+use crate::model::{LOGIT_ROWS, of_tables};
 use crate::plan::{self, Sample};
 use crate::prompt::Example;
 
@@ -38,6 +38,8 @@ pub struct Plan<'a> {
     pub adapter: &'a AdapterConfig,
     /// Whether activations are computed again instead of kept.
     pub recompute: bool,
+    /// Whether evaluation merges the adapter into copies of the weights.
+    pub merge: bool,
     /// Tree tokens of the longest slot; 0 where nothing is trained.
     pub slot_tokens: usize,
     /// Tree tokens of the longest forest evaluated, label tries included; 0 where nothing is.
@@ -47,7 +49,7 @@ pub struct Plan<'a> {
 /// Predicted resident memory, bytes, by what it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Memory {
-    /// Frozen weights.
+    /// Frozen weights, and copies with the adapter merged.
     pub weights: u64,
     /// What reading them takes besides, before anything is computed.
     pub loading: u64,
@@ -80,7 +82,7 @@ pub fn predict(plan: &Plan<'_>) -> Memory {
     let largest = c.vocab * c.hidden;
     let floats = |n: usize| 4 * n as u64;
     Memory {
-        weights: weights(c, plan.precision),
+        weights: weights(c, plan.precision) + merged(plan),
         loading: floats(largest) + plan.base_bytes,
         activations: floats(activations),
         scratch: floats(scratch) + cpu::UNPACKED_BYTES,
@@ -149,16 +151,31 @@ fn evaluation(plan: &Plan<'_>) -> Rows {
 }
 
 fn weights(c: &ModelConfig, precision: Precision) -> u64 {
-    let bits = match precision {
+    let layer: usize = Target::ALL.iter().map(|target| elements(c, *target)).sum();
+    let tables = c.vocab * c.hidden * if c.tied { 1 } else { 2 };
+    let norms = (2 * c.layers + 1) * c.hidden;
+    let bits = bits(precision) * (c.layers * layer) as u64 + bits(of_tables(precision)) * tables as u64;
+    bits / 8 + 4 * norms as u64
+}
+
+fn elements(c: &ModelConfig, target: Target) -> usize {
+    target.shape(c).iter().product()
+}
+
+/// Bits a weight, the scales of quantised blocks included.
+fn bits(precision: Precision) -> u64 {
+    match precision {
         Precision::F32 => 32,
         Precision::Bf16 => 16,
-        Precision::Q8 => 9, // with a scale and a least value of 16 bits for 32
+        Precision::Q8 => 9,
         Precision::Q4 => 5,
-    };
-    let layer: usize = Target::ALL.iter().map(|target| target.shape(c).iter().product::<usize>()).sum();
-    let embeddings = c.vocab * c.hidden * if c.tied { 1 } else { 2 };
-    let norms = (2 * c.layers + 1) * c.hidden;
-    bits * (c.layers * layer + embeddings) as u64 / 8 + 4 * norms as u64
+    }
+}
+
+/// float32 copies of the adapted weights.
+fn merged(plan: &Plan<'_>) -> u64 {
+    let adapted: usize = plan.adapter.targets.iter().map(|target| elements(plan.model, *target)).sum();
+    if plan.merge { 4 * (plan.model.layers * adapted) as u64 } else { 0 }
 }
 
 /// Tree tokens of the longest slot of a whole training, 0 of none. `sequence` gives a sample's token ids.
@@ -219,6 +236,7 @@ mod tests {
             precision: Precision::F32,
             adapter: &adapter,
             recompute: false,
+            merge: false,
             slot_tokens: 2000,
             forest_tokens: 0,
         };
@@ -241,6 +259,7 @@ mod tests {
             precision: Precision::F32,
             adapter: &adapter,
             recompute: false,
+            merge: false,
             slot_tokens: 40,
             forest_tokens: 0,
         };

@@ -79,7 +79,7 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
     let targets = spec.adapter.targets.iter().filter_map(|name| Target::named(name)).collect();
     let adapter = AdapterConfig { r: spec.adapter.r as usize, alpha: f64::from(spec.adapter.alpha), targets };
     let precision = precision_of(spec.base.precision);
-    let recompute = spec.train.recompute;
+    let (recompute, merge) = (spec.train.recompute, spec.evaluate.merge);
     let base_bytes = base.bytes();
     let model = &base.config;
     Ok(memory::predict(&Plan {
@@ -88,6 +88,7 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
         precision,
         adapter: &adapter,
         recompute,
+        merge,
         slot_tokens,
         forest_tokens,
     }))

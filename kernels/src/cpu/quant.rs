@@ -1,7 +1,7 @@
 //! Panels of quantised values: blocks of 32 rows of a panel, a scale (and least value) for each of its sixteen columns.
 //!
 //! ```text
-//!   q8   value = scale * q           q in -127..=127      8.5 bits a weight
+//!   q8   value = scale * q           q in -127..=127      9 bits a weight
 //!   q4   value = least + scale * q   q in 0..=15          5 bits a weight
 //! ```
 //! A column of a block is 32 neighbouring inputs of one output, as in GGUF's Q8_0 and Q4_1, and scales are float16 as

@@ -56,16 +56,22 @@ impl<B: Backend> Llama<B> {
     ) -> Result<Self, LoadError> {
         check_config(config)?;
         check_tensors(config, source)?;
-        let mut reader = Reader { backend: &backend, source, precision, scratch: Vec::new() };
+        let mut reader = Reader { backend: &backend, source, precision: of_tables(precision), scratch: Vec::new() };
         let embedding = reader.weight("model.embed_tokens.weight", [config.vocab, config.hidden])?;
         let head = match config.tied {
             true => None,
             false => Some(reader.weight("lm_head.weight", [config.vocab, config.hidden])?),
         };
+        reader.precision = precision;
         let norm = reader.vector("model.norm.weight", config.hidden)?;
         let layers = (0..config.layers).map(|layer| reader.layer(config, layer)).collect::<Result<_, _>>()?;
         Ok(Self { config: config.clone(), embedding, head, norm, layers, backend })
     }
+}
+
+/// How the embedding table and the head are held: in four bits they would cost more accuracy than all layers together.
+pub(crate) fn of_tables(precision: Precision) -> Precision {
+    if precision == Precision::Q4 { Precision::Q8 } else { precision }
 }
 
 fn check_config(config: &ModelConfig) -> Result<(), LoadError> {

@@ -26,6 +26,7 @@ pub(crate) use decode::Chain;
 pub(crate) use forward::{Keep, Passed};
 pub(crate) use head::LOGIT_ROWS;
 pub use load::LoadError;
+pub(crate) use load::of_tables;
 pub(crate) use scene::Scene;
 
 use crate::adapter::Target;

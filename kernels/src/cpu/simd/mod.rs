@@ -64,9 +64,3 @@ pub fn vector_units() -> &'static str {
         Vectors::Plain => "the compiler's baseline (no AVX2 with FMA)",
     }
 }
-
-/// Whether this machine has AVX2 and FMA.
-#[inline]
-pub(crate) fn has_avx2() -> bool {
-    vectors() > Vectors::Plain
-}
