@@ -452,12 +452,12 @@ fn parity_smollm2_label_scores_and_greedy_answers() {
     }
 }
 
-/// The base's layers are Q4_1 in its file, so held in four bits they are the same values; its embedding table is not.
+/// The base's layers are Q4_1 in its file: in four bits they are the same values, and the judge's tolerance holds. In
+/// eight they are rounded anew: 0.41 nat was measured.
 #[test]
 fn parity_smollm2_scores_hold_in_eight_and_in_four_bits() {
-    for (precision, most) in [(Precision::Q8, 0.5), (Precision::Q4, 0.5)] {
+    for (precision, most) in [(Precision::Q8, 0.5), (Precision::Q4, 2e-2)] {
         let Some(scores) = Scores::with(precision) else { return };
-        println!("{precision:?}: {} nat", scores.farthest());
         assert!(scores.farthest() < most, "{precision:?}: log-probabilities {} nat apart", scores.farthest());
     }
 }
