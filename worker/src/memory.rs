@@ -20,10 +20,10 @@ use crate::prompt::Example;
 
 /// A worker that has read no base yet, with a tokenizer, examples and the runtime: measured with SmolLM2's tokenizer and
 /// MELD (docs/lab.md).
-const PROCESS_BYTES: u64 = 80 << 20;
+const PROCESS_BYTES: u64 = 60 << 20;
 /// Vectors as long as the adapter: its parameters on the host and on the device, gradients on the device and twice on
-/// the host, two moments, and a checkpoint on its way.
-const ADAPTER_COPIES: u64 = 8;
+/// the host, two moments, and a checkpoint on its way: three vectors, encoded, and cut into messages.
+const ADAPTER_COPIES: u64 = 12;
 
 /// What is to be computed.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,9 @@ pub struct Plan<'a> {
 pub struct Memory {
     /// Frozen weights, and copies with the adapter merged.
     pub weights: u64,
-    /// What reading them takes besides, before anything is computed.
+    /// The base's files, mapped while they are read, and again for their digest at the start of every task.
+    pub mapped: u64,
+    /// What reading the weights takes besides, before anything is computed.
     pub loading: u64,
     /// Rows that are alive at once, activations above all.
     pub activations: u64,
@@ -67,7 +69,8 @@ impl Memory {
     /// The peak.
     #[must_use]
     pub fn peak(&self) -> u64 {
-        self.weights + self.process + self.loading.max(self.activations + self.scratch + self.adapter)
+        let computing = self.activations + self.scratch + self.adapter;
+        self.weights + self.process + self.mapped + self.loading.max(computing)
     }
 }
 
@@ -83,7 +86,8 @@ pub fn predict(plan: &Plan<'_>) -> Memory {
     let floats = |n: usize| 4 * n as u64;
     Memory {
         weights: weights(c, plan.precision) + merged(plan),
-        loading: floats(largest) + plan.base_bytes,
+        mapped: plan.base_bytes,
+        loading: floats(largest),
         activations: floats(activations),
         scratch: floats(scratch) + cpu::UNPACKED_BYTES,
         adapter: floats(Layout::new(plan.adapter, c).len()) * ADAPTER_COPIES,
@@ -264,6 +268,6 @@ mod tests {
             forest_tokens: 0,
         };
         let memory = predict(&plan);
-        assert_eq!(memory.peak(), memory.weights + memory.process + memory.loading);
+        assert_eq!(memory.peak(), memory.weights + memory.process + memory.mapped + memory.loading);
     }
 }
