@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use insula_proto::{
-    corpus::{CorpusManifest, Dialogue, LabelSet, Split, SplitManifest},
+    corpus::{CorpusManifest, Dialogue, LabelSet, Part, Shard, Split, SplitManifest},
     ids::{Digest, Hasher},
+    job::Share,
 };
 
 /// Utterances in each of a split's first shards, about: evaluating so many takes a CPU worker about a minute, which is
@@ -50,10 +51,68 @@ pub fn deal<E>(dialogues: impl Iterator<Item = Result<Dialogue, E>>) -> impl Ite
     })
 }
 
-/// The manifest of splits that were cut into shards.
-pub fn manifest(name: &str, labels: &LabelSet, splits: BTreeMap<Split, SplitManifest>) -> CorpusManifest {
+/// Keeps `floor(n * share)` of `n` dialogues, spread evenly and without knowing `n`: whoever evaluates a share of a split
+/// sees the same dialogues in every job.
+pub fn spread<T, E>(dialogues: impl Iterator<Item = Result<T, E>>, share: Share) -> impl Iterator<Item = Result<T, E>> {
+    let kept = move |place: u64| share.of(place + 1) > share.of(place);
+    let numbered = (0..).zip(dialogues);
+    numbered.filter(move |(place, dialogue)| dialogue.is_err() || kept(*place)).map(|(_, dialogue)| dialogue)
+}
+
+/// The manifest of splits that were cut into shards; no dialogue has more than `speakers`.
+pub fn manifest(
+    name: &str,
+    labels: &LabelSet,
+    speakers: u32,
+    splits: BTreeMap<Split, SplitManifest>,
+) -> CorpusManifest {
     let digest = corpus_digest(labels, &splits);
-    CorpusManifest { name: name.into(), digest, labels: labels.clone(), splits }
+    let parts = vec![Part { name: name.into(), digest: digest.clone(), speakers }];
+    CorpusManifest { name: name.into(), digest, labels: labels.clone(), splits, parts }
+}
+
+/// Corpora that do not have one label set.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "corpora {first} and {second} have different labels ({first_labels}; {second_labels}): expected a mapping onto one \
+     set in labels.file"
+)]
+pub struct DifferentLabels {
+    first: String,
+    second: String,
+    first_labels: String,
+    second_labels: String,
+}
+
+/// The corpus that several make together, each a part of it under its name, in this order.
+///
+/// # Errors
+/// When their label sets are not one.
+///
+/// # Panics
+/// When there is none.
+pub fn mixed(corpora: Vec<(String, CorpusManifest)>) -> Result<CorpusManifest, DifferentLabels> {
+    let (first_name, first) = corpora.first().expect("a mix has at least one corpus").clone();
+    let names: Vec<&str> = corpora.iter().map(|(name, _)| name.as_str()).collect();
+    let name = names.join("+");
+    let mut mix = CorpusManifest { name, parts: vec![], splits: BTreeMap::new(), ..first.clone() };
+    let mut hasher = Hasher::default();
+    for (place, (name, corpus)) in (0..).zip(corpora) {
+        if corpus.labels != first.labels {
+            let listed = |corpus: &CorpusManifest| corpus.labels.names().join(", ");
+            let (first_labels, second_labels) = (listed(&first), listed(&corpus));
+            return Err(DifferentLabels { first: first_name, second: name, first_labels, second_labels });
+        }
+        hasher.update(format!("part {}:{name} {}\n", name.len(), corpus.digest).as_bytes());
+        for (split, manifest) in corpus.splits {
+            let of_part = manifest.shards.into_iter().map(|shard| Shard { part: place, ..shard });
+            mix.splits.entry(split).or_default().shards.extend(of_part);
+        }
+        let speakers = corpus.parts.iter().map(|part| part.speakers).max().unwrap_or(0);
+        mix.parts.push(Part { name, digest: corpus.digest, speakers });
+    }
+    mix.digest = hasher.finish();
+    Ok(mix)
 }
 
 /// Digest of the labels and of every shard's digest in order; the corpus's name has no part in it.
@@ -71,7 +130,7 @@ fn corpus_digest(labels: &LabelSet, splits: &BTreeMap<Split, SplitManifest>) -> 
 
 #[cfg(test)]
 mod tests {
-    use insula_proto::corpus::{Label, Shard, Utterance};
+    use insula_proto::corpus::{Label, Utterance};
     use proptest::prelude::*;
 
     use super::*;
@@ -128,13 +187,48 @@ mod tests {
     fn the_digest_names_what_a_corpus_says_and_not_what_it_is_called() {
         let labels = |names: [&str; 2]| LabelSet::new(names.map(String::from).to_vec()).unwrap();
         let digest = |name: &str, names, content: &str| {
-            let shard = Shard { digest: Digest::of(content.as_bytes()), bytes: 1, dialogues: 1, utterances: 1 };
+            let shard =
+                Shard { digest: Digest::of(content.as_bytes()), bytes: 1, dialogues: 1, utterances: 1, part: 0 };
             let splits = BTreeMap::from([(Split::Train, SplitManifest { shards: vec![shard] })]);
-            manifest(name, &labels(names), splits).digest
+            manifest(name, &labels(names), 1, splits).digest
         };
         let one = digest("sample", ["good", "bad"], "text");
         assert_eq!(one, digest("copy", ["good", "bad"], "text"));
         assert_ne!(one, digest("sample", ["good", "bad"], "other text"));
         assert_ne!(one, digest("sample", ["bad", "good"], "text"));
+    }
+
+    #[test]
+    fn a_share_of_dialogues_is_spread_evenly_and_floors() {
+        let kept = |n: usize, share: &str| {
+            let all = (0..n).map(Ok::<_, ()>);
+            spread(all, share.parse().unwrap()).map(Result::unwrap).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(10, "1/4"), [3, 7]);
+        assert_eq!(kept(5, "1"), [0, 1, 2, 3, 4]);
+        assert_eq!(kept(280, "1/8").len(), 280 / 8);
+        assert!(kept(3, "1/4").is_empty());
+    }
+
+    #[test]
+    fn a_mix_holds_every_shard_of_every_part_under_one_label_set() {
+        let corpus = |content: &str, labels: [&str; 2], speakers| {
+            let digest = Digest::of(content.as_bytes());
+            let shard = Shard { digest, bytes: 1, dialogues: 1, utterances: 3, part: 0 };
+            let splits = BTreeMap::from([(Split::Train, SplitManifest { shards: vec![shard] })]);
+            manifest(content, &LabelSet::new(labels.map(String::from).to_vec()).unwrap(), speakers, splits)
+        };
+        let of = |name: &str, corpus| (String::from(name), corpus);
+        let (a, b) = (corpus("a", ["good", "bad"], 2), corpus("b", ["good", "bad"], 9));
+        let mix = mixed(vec![of("one", a.clone()), of("two", b)]).unwrap();
+        assert_eq!(mix.name, "one+two");
+        let shards = &mix.splits[&Split::Train].shards;
+        assert_eq!(
+            shards.iter().map(|shard| (shard.part, mix.part_name(shard))).collect::<Vec<_>>(),
+            [(0, "one"), (1, "two")]
+        );
+        assert_eq!(mix.parts.iter().map(|part| part.speakers).collect::<Vec<_>>(), [2, 9]);
+        let other = mixed(vec![of("one", a), of("two", corpus("b", ["good", "evil"], 9))]).unwrap_err().to_string();
+        assert!(other.contains("one and two have different labels (good, bad; good, evil)"), "{other}");
     }
 }

@@ -5,9 +5,12 @@ use std::{collections::BTreeMap, str::FromStr};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    corpus::{CorpusManifest, LabelSet, Shard, SplitManifest},
+    corpus::{CorpusManifest, LabelSet, Part, Shard, SplitManifest},
     ids::Digest,
-    job::{AdapterSpec, BaseSpec, CorpusSpec, DataSpec, EvaluateSpec, JobSpec, TrainSpec, Violation},
+    job::{
+        AdapterSpec, BaseSpec, CorpusSpec, DataSpec, EvaluateSpec, JobSpec, LabelsSpec, RetrievalSpec, StageSpec,
+        TrainSpec, Violation,
+    },
     tally::Tally,
     v1,
 };
@@ -38,19 +41,67 @@ pub fn job_spec(message: v1::JobSpec) -> Result<JobSpec, Vec<Violation>> {
 
 /// The job with the default where a field did not parse; what did not parse is added to `found`.
 fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec {
-    let default = JobSpec::default();
-    let v1::JobSpec { name, corpus, data, base, adapter, train, evaluate, seed, workers } = message;
-    let corpus = corpus_spec(corpus.unwrap_or_default());
-    let data = data.unwrap_or_default();
-    let data = DataSpec { window: data.window, share: parsed(&data.share, "data.share", default.data.share, found) };
-    let base = base.unwrap_or_default();
-    let digest = (!base.digest.is_empty()).then(|| parsed_digest(&base.digest, found)).flatten();
-    let precision = word(&base.precision, "base.precision", "f32, bf16, q8 or q4", default.base.precision, found);
-    let base = BaseSpec { source: base.source, digest, precision };
+    let v1::JobSpec { name, corpus, data, base, adapter, train, evaluate, seed, workers, .. } = message;
     let adapter = adapter.unwrap_or_default();
-    let adapter = AdapterSpec { r: adapter.r, alpha: adapter.alpha, targets: adapter.targets };
-    let t = train.unwrap_or_default();
-    let train = TrainSpec {
+    JobSpec {
+        name,
+        seed,
+        workers,
+        corpus: corpus_spec(corpus.unwrap_or_default()),
+        corpora: message.corpora.into_iter().map(|(name, corpus)| (name, corpus_spec(corpus))).collect(),
+        labels: labels_spec(message.labels.unwrap_or_default()),
+        data: parsed_data(&data.unwrap_or_default(), found),
+        retrieval: parsed_retrieval(message.retrieval.unwrap_or_default(), found),
+        base: parsed_base(base.unwrap_or_default(), found),
+        adapter: AdapterSpec { r: adapter.r, alpha: adapter.alpha, targets: adapter.targets, from: adapter.from },
+        train: parsed_train(&train.unwrap_or_default(), found),
+        stages: message.stages.into_iter().map(|stage| parsed_stage(stage, found)).collect(),
+        evaluate: parsed_evaluate(&evaluate.unwrap_or_default(), found),
+    }
+}
+
+fn labels_spec(message: v1::LabelsSpec) -> LabelsSpec {
+    let map = message.map.into_iter().map(|(corpus, map)| (corpus, map.to.into_iter().collect())).collect();
+    LabelsSpec { file: message.file, names: message.names, map }
+}
+
+fn parsed_data(data: &v1::DataSpec, found: &mut Vec<Violation>) -> DataSpec {
+    let default = JobSpec::default().data;
+    DataSpec {
+        window: data.window,
+        share: parsed(&data.share, "data.share", default.share, found),
+        mix: word(&data.mix, "data.mix", "total or ratio", default.mix, found),
+        template: word(&data.template, "data.template", "instructerc or plain", default.template, found),
+    }
+}
+
+fn parsed_retrieval(message: v1::RetrievalSpec, found: &mut Vec<Violation>) -> RetrievalSpec {
+    let v1::RetrievalSpec { k, encoder, digest, training, balanced } = message;
+    if k == 0 && encoder.is_empty() {
+        return RetrievalSpec::default();
+    }
+    RetrievalSpec {
+        k,
+        encoder,
+        digest: parsed_digest(&digest, "retrieval.digest", found),
+        training: word(&training, "retrieval.training", "any or same-label", Default::default(), found),
+        balanced,
+    }
+}
+
+fn parsed_base(base: v1::BaseSpec, found: &mut Vec<Violation>) -> BaseSpec {
+    let default = JobSpec::default().base.precision;
+    BaseSpec {
+        source: base.source,
+        digest: parsed_digest(&base.digest, "base.digest", found),
+        precision: word(&base.precision, "base.precision", "f32, bf16, q8 or q4", default, found),
+    }
+}
+
+fn parsed_train(t: &v1::TrainSpec, found: &mut Vec<Violation>) -> TrainSpec {
+    let default = TrainSpec::default();
+    let weights = if t.class_weights.is_empty() { "none" } else { &t.class_weights };
+    TrainSpec {
         epochs: t.epochs,
         batch: t.batch,
         lr: t.lr,
@@ -60,20 +111,40 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
         eps: t.eps,
         weight_decay: t.weight_decay,
         clip_norm: t.clip_norm,
-        batching: word(&t.batching, "train.batching", "dialogue or utterance", default.train.batching, found),
+        batching: word(&t.batching, "train.batching", "dialogue or utterance", default.batching, found),
         slot_tokens: t.slot_tokens,
         recompute: t.recompute,
         checkpoint_updates: t.checkpoint_updates,
-    };
-    let e = evaluate.unwrap_or_default();
+        updates: t.updates,
+        class_weights: word(weights, "train.class_weights", "none or balanced", default.class_weights, found),
+    }
+}
+
+fn parsed_stage(stage: v1::StageSpec, found: &mut Vec<Violation>) -> StageSpec {
+    let v1::StageSpec { objectives, impact_weight, epochs, updates, batch, lr, warmup } = stage;
+    let mut parsed = Vec::new();
+    for objective in &objectives {
+        let main = crate::job::Objective::Main;
+        parsed.push(word(objective, "stages.objectives", "main, speaker or impact", main, found));
+    }
+    StageSpec { objectives: parsed, impact_weight, epochs, updates, batch, lr, warmup }
+}
+
+fn parsed_evaluate(e: &v1::EvaluateSpec, found: &mut Vec<Violation>) -> EvaluateSpec {
+    let default = JobSpec::default().evaluate;
     let mut arms = Vec::new();
     for arm in &e.arms {
-        let arm = word(arm, "evaluate.arms", "zero-shot or trained", default.evaluate.arms[0], found);
-        arms.push(arm);
+        let expected = "zero-shot, trained or shuffled-demonstrations";
+        arms.push(word(arm, "evaluate.arms", expected, default.arms[0], found));
     }
-    let mode = word(&e.mode, "evaluate.mode", "greedy or score", default.evaluate.mode, found);
-    let evaluate = EvaluateSpec { mode, max_new_tokens: e.max_new_tokens, arms, merge: e.merge };
-    JobSpec { name, seed, workers, corpus, data, base, adapter, train, evaluate }
+    let share = if e.share.is_empty() { "1" } else { &e.share };
+    EvaluateSpec {
+        mode: word(&e.mode, "evaluate.mode", "greedy or score", default.mode, found),
+        max_new_tokens: e.max_new_tokens,
+        arms,
+        share: parsed(share, "evaluate.share", default.share, found),
+        merge: e.merge,
+    }
 }
 
 /// Where a corpus lies, as a message says it.
@@ -89,8 +160,12 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str, field: &str, default: 
     })
 }
 
-fn parsed_digest(text: &str, found: &mut Vec<Violation>) -> Option<Digest> {
-    text.parse().map_err(|e: crate::ids::NotADigest| found.push(violation("base.digest", e.to_string()))).ok()
+/// A digest, or none where the text is empty or is no digest.
+fn parsed_digest(text: &str, field: &str, found: &mut Vec<Violation>) -> Option<Digest> {
+    if text.is_empty() {
+        return None;
+    }
+    text.parse().map_err(|e: crate::ids::NotADigest| found.push(violation(field, e.to_string()))).ok()
 }
 
 fn violation(field: &str, description: String) -> Violation {
@@ -115,8 +190,41 @@ fn name_of<T: Serialize>(value: &T) -> String {
 
 impl From<&JobSpec> for v1::JobSpec {
     fn from(spec: &JobSpec) -> Self {
-        let t = &spec.train;
-        let train = v1::TrainSpec {
+        let AdapterSpec { r, alpha, targets, from } = spec.adapter.clone();
+        Self {
+            name: spec.name.clone(),
+            corpus: Some((&spec.corpus).into()),
+            data: Some(v1::DataSpec {
+                window: spec.data.window,
+                share: spec.data.share.to_string(),
+                mix: name_of(&spec.data.mix),
+                template: name_of(&spec.data.template),
+            }),
+            base: Some(v1::BaseSpec {
+                source: spec.base.source.clone(),
+                digest: digest_text(spec.base.digest.as_ref()),
+                precision: name_of(&spec.base.precision),
+            }),
+            adapter: Some(v1::AdapterSpec { r, alpha, targets, from }),
+            train: Some((&spec.train).into()),
+            evaluate: Some((&spec.evaluate).into()),
+            seed: spec.seed,
+            workers: spec.workers,
+            corpora: spec.corpora.iter().map(|(name, corpus)| (name.clone(), corpus.into())).collect(),
+            labels: Some((&spec.labels).into()),
+            retrieval: Some((&spec.retrieval).into()),
+            stages: spec.stages.iter().map(v1::StageSpec::from).collect(),
+        }
+    }
+}
+
+fn digest_text(digest: Option<&Digest>) -> String {
+    digest.map(Digest::to_string).unwrap_or_default()
+}
+
+impl From<&TrainSpec> for v1::TrainSpec {
+    fn from(t: &TrainSpec) -> Self {
+        Self {
             epochs: t.epochs,
             batch: t.batch,
             lr: t.lr,
@@ -130,31 +238,49 @@ impl From<&JobSpec> for v1::JobSpec {
             slot_tokens: t.slot_tokens,
             recompute: t.recompute,
             checkpoint_updates: t.checkpoint_updates,
-        };
-        let base = v1::BaseSpec {
-            source: spec.base.source.clone(),
-            digest: spec.base.digest.as_ref().map(Digest::to_string).unwrap_or_default(),
-            precision: name_of(&spec.base.precision),
-        };
-        let evaluate = v1::EvaluateSpec {
-            mode: name_of(&spec.evaluate.mode),
-            max_new_tokens: spec.evaluate.max_new_tokens,
-            arms: spec.evaluate.arms.iter().map(name_of).collect(),
-            merge: spec.evaluate.merge,
-        };
-        let adapter =
-            v1::AdapterSpec { r: spec.adapter.r, alpha: spec.adapter.alpha, targets: spec.adapter.targets.clone() };
-        Self {
-            name: spec.name.clone(),
-            corpus: Some((&spec.corpus).into()),
-            data: Some(v1::DataSpec { window: spec.data.window, share: spec.data.share.to_string() }),
-            base: Some(base),
-            adapter: Some(adapter),
-            train: Some(train),
-            evaluate: Some(evaluate),
-            seed: spec.seed,
-            workers: spec.workers,
+            updates: t.updates,
+            class_weights: name_of(&t.class_weights),
         }
+    }
+}
+
+impl From<&EvaluateSpec> for v1::EvaluateSpec {
+    fn from(e: &EvaluateSpec) -> Self {
+        Self {
+            mode: name_of(&e.mode),
+            max_new_tokens: e.max_new_tokens,
+            arms: e.arms.iter().map(name_of).collect(),
+            merge: e.merge,
+            share: e.share.to_string(),
+        }
+    }
+}
+
+impl From<&LabelsSpec> for v1::LabelsSpec {
+    fn from(labels: &LabelsSpec) -> Self {
+        let LabelsSpec { file, names, map } = labels.clone();
+        let of = |(corpus, map): (String, BTreeMap<_, _>)| (corpus, v1::LabelMap { to: map.into_iter().collect() });
+        Self { file, names, map: map.into_iter().map(of).collect() }
+    }
+}
+
+impl From<&RetrievalSpec> for v1::RetrievalSpec {
+    fn from(retrieval: &RetrievalSpec) -> Self {
+        Self {
+            k: retrieval.k,
+            encoder: retrieval.encoder.clone(),
+            digest: digest_text(retrieval.digest.as_ref()),
+            training: name_of(&retrieval.training),
+            balanced: retrieval.balanced,
+        }
+    }
+}
+
+impl From<&StageSpec> for v1::StageSpec {
+    fn from(stage: &StageSpec) -> Self {
+        let StageSpec { objectives, impact_weight, epochs, updates, batch, lr, warmup } = stage.clone();
+        let objectives = objectives.iter().map(name_of).collect();
+        Self { objectives, impact_weight, epochs, updates, batch, lr, warmup }
     }
 }
 
@@ -167,16 +293,16 @@ impl From<&CorpusSpec> for v1::CorpusSpec {
 
 impl From<&Shard> for v1::Shard {
     fn from(shard: &Shard) -> Self {
-        let Shard { digest, bytes, dialogues, utterances } = shard.clone();
-        Self { digest: digest.to_string(), bytes, dialogues, utterances }
+        let Shard { digest, bytes, dialogues, utterances, part } = shard.clone();
+        Self { digest: digest.to_string(), bytes, dialogues, utterances, part }
     }
 }
 
 impl TryFrom<v1::Shard> for Shard {
     type Error = Malformed;
     fn try_from(message: v1::Shard) -> Result<Self, Malformed> {
-        let v1::Shard { digest, bytes, dialogues, utterances } = message;
-        Ok(Self { digest: digest.parse().map_err(malformed("shard.digest"))?, bytes, dialogues, utterances })
+        let v1::Shard { digest, bytes, dialogues, utterances, part } = message;
+        Ok(Self { digest: digest.parse().map_err(malformed("shard.digest"))?, bytes, dialogues, utterances, part })
     }
 }
 
@@ -193,6 +319,7 @@ impl From<&CorpusManifest> for v1::CorpusManifest {
             digest: corpus.digest.to_string(),
             labels: corpus.labels.names().to_vec(),
             splits: corpus.splits.iter().map(split).collect(),
+            parts: corpus.parts.iter().map(v1::CorpusPart::from).collect(),
         }
     }
 }
@@ -210,7 +337,22 @@ impl TryFrom<v1::CorpusManifest> for CorpusManifest {
             digest: message.digest.parse().map_err(malformed("corpus.digest"))?,
             labels: LabelSet::new(message.labels).map_err(malformed("corpus.labels"))?,
             splits,
+            parts: message.parts.into_iter().map(Part::try_from).collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl From<&Part> for v1::CorpusPart {
+    fn from(part: &Part) -> Self {
+        Self { name: part.name.clone(), digest: part.digest.to_string(), speakers: part.speakers }
+    }
+}
+
+impl TryFrom<v1::CorpusPart> for Part {
+    type Error = Malformed;
+    fn try_from(message: v1::CorpusPart) -> Result<Self, Malformed> {
+        let v1::CorpusPart { name, digest, speakers } = message;
+        Ok(Self { name, digest: digest.parse().map_err(malformed("corpus.parts"))?, speakers })
     }
 }
 
@@ -242,9 +384,28 @@ mod tests {
         spec
     }
 
+    /// A job that says something of everything that may be left unsaid.
+    fn whole_spec() -> JobSpec {
+        let text = r#"{"meld": {"path": "a"}, "emorynlp": {"path": "b", "rename": {"Joy": "Joyful"}}}"#;
+        let stages = r#"[{"objectives": ["speaker"], "epochs": 3, "lr": 0.5},
+            {"objectives": ["main", "impact"], "impact_weight": 0.1, "updates": 40, "batch": 8, "warmup": 0.0}]"#;
+        let mut spec = JobSpec { corpora: serde_json::from_str(text).unwrap(), ..JobSpec::default() };
+        spec.stages = serde_json::from_str(stages).unwrap();
+        spec.labels.names = vec!["joyful".into(), "sad".into()];
+        spec.labels.map = serde_json::from_str(r#"{"meld": {"joyful": "joyful", "sad": "sad"}}"#).unwrap();
+        spec.data.mix = crate::job::Mix::Ratio;
+        spec.retrieval.k = 1;
+        spec.retrieval.training = crate::job::Candidates::SameLabel;
+        spec.adapter.from = "job-3".into();
+        spec.train.class_weights = crate::job::ClassWeights::Balanced;
+        spec.evaluate.share = "1/8".parse().unwrap();
+        spec
+    }
+
     #[test]
     fn a_job_spec_survives_the_wire() {
         assert_eq!(job_spec((&spec()).into()), Ok(spec()));
+        assert_eq!(job_spec((&whole_spec()).into()), Ok(whole_spec()));
     }
 
     #[test]

@@ -181,6 +181,39 @@ pub struct CorpusManifest {
     pub labels: LabelSet,
     /// The shards of each split.
     pub splits: BTreeMap<Split, SplitManifest>,
+    /// The corpora it was put together from, in order; one, mostly.
+    #[serde(default)] // journals of 0.1.0 do not have it
+    pub parts: Vec<Part>,
+}
+
+/// One of the corpora that a corpus was put together from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// What people call it.
+    pub name: String,
+    /// Digest of its labels and shards.
+    pub digest: Digest,
+    /// Speakers of the dialogue with the most of them, so that every speaker's number is below.
+    pub speakers: u32,
+}
+
+impl CorpusManifest {
+    /// The name of the corpus a shard is of.
+    pub fn part_name(&self, shard: &Shard) -> &str {
+        match self.parts.as_slice() {
+            [] | [_] => &self.name,
+            parts => parts.get(shard.part as usize).map_or(&self.name, |part| &part.name),
+        }
+    }
+
+    /// Utterances of a split, by part.
+    pub fn utterances_by_part(&self, split: Split) -> Vec<u64> {
+        let mut counts = vec![0; self.parts.len().max(1)];
+        for shard in self.splits.get(&split).map_or(&[][..], |split| &split.shards) {
+            counts[shard.part as usize] += u64::from(shard.utterances);
+        }
+        counts
+    }
 }
 
 /// The shards of one split.
@@ -213,6 +246,9 @@ pub struct Shard {
     pub dialogues: u32,
     /// Utterances in it.
     pub utterances: u32,
+    /// Which of the corpus's parts it is of.
+    #[serde(default)] // journals of 0.1.0 do not have it
+    pub part: u32,
 }
 
 #[cfg(test)]

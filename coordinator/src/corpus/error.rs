@@ -53,6 +53,30 @@ pub enum CorpusError {
     /// The labels asked for are no label set.
     #[error(transparent)]
     Labels(#[from] LabelSetError),
+    /// A mapping of labels that does not know a corpus.
+    #[error("labels.map has no mapping for {layout}: expected one beside {known}")]
+    NoMap {
+        /// The corpus's layout.
+        layout: String,
+        /// What is mapped.
+        known: String,
+    },
+    /// A mapping of labels with a hole.
+    #[error("label '{label}' of {layout} is not mapped: expected it beside {known} in labels.map.{layout}")]
+    Unmapped {
+        /// The corpus's layout.
+        layout: String,
+        /// Its label.
+        label: String,
+        /// Its labels that are mapped.
+        known: String,
+    },
+    /// A mapping of labels under which all of them stay apart.
+    #[error("labels.map merges nothing: no two labels of {layouts} become one; leave it out to keep each corpus's own")]
+    MergesNothing {
+        /// What is mapped.
+        layouts: String,
+    },
     /// Not UTF-8.
     #[error("{file}: row {row}: byte {byte} is not valid UTF-8")]
     NotUtf8 {
@@ -197,6 +221,7 @@ impl CorpusError {
         match self {
             Self::NotALayout(_) | Self::UnknownHeader { .. } => "corpus.layout",
             Self::Labels(_) => "corpus.labels",
+            Self::NoMap { .. } | Self::Unmapped { .. } | Self::MergesNothing { .. } => "labels.map",
             _ => "corpus.path",
         }
     }

@@ -14,6 +14,7 @@
 
 mod emorynlp;
 mod error;
+mod mapping;
 mod meld;
 mod records;
 mod survey;
@@ -86,6 +87,8 @@ pub struct Surveyed {
     layout: Layout,
     labels: LabelSet,
     rename: BTreeMap<String, String>,
+    /// Whether a file may write nothing but what is renamed.
+    closed: bool,
     files: BTreeMap<Split, (SplitFile, Survey)>,
 }
 
@@ -204,7 +207,7 @@ impl Surveyed {
         }
         let layout = layout_of(asked, surveyed.values())?;
         let (labels, rename) = (label_set(layout, spec)?, renaming(layout, spec));
-        Ok(Self { name: name.into(), layout, labels, rename, files: surveyed })
+        Ok(Self { name: name.into(), layout, labels, rename, closed: false, files: surveyed })
     }
 
     /// What people call it.
@@ -234,8 +237,8 @@ impl Surveyed {
         if let Some(row) = survey.scattered.filter(|_| survey.bytes > SCATTERED_BYTES_MAX) {
             return Err(CorpusError::Scattered { file: file.path.clone(), row, most: SCATTERED_BYTES_MAX });
         }
-        let (layout, labels, rename) = (self.layout, &self.labels, &self.rename);
-        Reading { file: &file.path, split, layout, labels, rename, survey }.dialogues(file.records()?)
+        let (layout, labels, rename, closed) = (self.layout, &self.labels, &self.rename, self.closed);
+        Reading { file: &file.path, split, layout, labels, rename, closed, survey }.dialogues(file.records()?)
     }
 
     /// Every dialogue at once: for corpora that are known to be small.

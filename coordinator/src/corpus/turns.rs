@@ -21,6 +21,8 @@ pub(super) struct Reading<'a> {
     pub(super) layout: Layout,
     pub(super) labels: &'a LabelSet,
     pub(super) rename: &'a BTreeMap<String, String>,
+    /// Whether nothing but what is renamed may be written.
+    pub(super) closed: bool,
     pub(super) survey: &'a Survey,
 }
 
@@ -144,8 +146,9 @@ impl<'a> Reading<'a> {
 
     fn label(&self, row: &Record, place: usize) -> Result<Label, CorpusError> {
         let written = row.field(place);
-        let name = self.rename.get(written).map_or(written, String::as_str);
-        self.labels.find(name).ok_or_else(|| CorpusError::UnknownLabel {
+        let own = Some(written).filter(|_| !self.closed);
+        let name = self.rename.get(written).map(String::as_str).or(own);
+        name.and_then(|name| self.labels.find(name)).ok_or_else(|| CorpusError::UnknownLabel {
             file: self.file.into(),
             row: row.line,
             label: written.to_owned(),
@@ -156,7 +159,8 @@ impl<'a> Reading<'a> {
     /// What a file may write: the labels, and the names that are renamed to one of them.
     fn writable_labels(&self) -> String {
         let renamed = self.rename.iter().filter(|(_, to)| self.labels.find(to).is_some()).map(|(from, _)| from);
-        listed(self.labels.names().iter().chain(renamed).map(String::as_str))
+        let own = self.labels.names().iter().filter(|_| !self.closed);
+        listed(own.chain(renamed).map(String::as_str))
     }
 
     /// The dialogue of all its turns, of which there is at least one.

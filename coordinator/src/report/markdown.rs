@@ -14,10 +14,15 @@ pub fn render(report: &Report) -> String {
         section("Epochs", &epochs);
     }
     for arm in &report.arms {
-        section(&format!("Labels, {}, per cent", arm.name), &rows::labels(arm));
-        section(&format!("Confusion, {}", arm.name), &rows::confusion(arm, usize::MAX));
+        let title = rows::title(report, arm);
+        section(&format!("Labels, {title}, per cent"), &rows::labels(arm));
+        section(&format!("Confusion, {title}"), &rows::confusion(arm, usize::MAX));
     }
     section("Cost", &rows::cost(report));
+    if !report.warnings.is_empty() {
+        text += "\n## Warnings\n\n";
+        text.extend(report.warnings.iter().map(|warning| format!("- {}\n", escaped(warning))));
+    }
     text += "\n## Provenance\n\n";
     for (name, value) in rows::provenance(report) {
         text += &format!("- {name}: {}\n", escaped(&value));

@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 
 use insula_proto::{
     VERSION,
-    corpus::Split,
+    corpus::{Part, Split},
     ids::{Digest, JobId},
-    job::{Arm, EvaluateMode, JobSpec},
+    job::{Arm, Candidates, EvaluateMode, JobSpec},
     tally::Tally,
 };
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     metric::Metric,
     schedule::{
-        event::{Artifact, Evaluated, PhaseName},
+        event::{Artifact, Evaluated, PhaseName, Trained},
         state::{Job, TaskKind},
     },
 };
@@ -35,8 +35,14 @@ pub const COMMIT: &str = env!("INSULA_COMMIT");
 pub struct Report {
     /// One per arm, zero-shot first.
     pub arms: Vec<ArmReport>,
-    /// What the training amounted to; absent where nothing was trained.
+    /// What the training amounted to, its last stage where it has several; absent where nothing was trained.
     pub training: Option<TrainingReport>,
+    /// The stages before the last, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_stages: Vec<StageReport>,
+    /// What a reader should know before believing a number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What all of it was made from.
     pub provenance: Provenance,
 }
@@ -44,7 +50,7 @@ pub struct Report {
 /// One arm on one split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArmReport {
-    /// `zero-shot` or `trained`.
+    /// `zero-shot`, `trained` or `shuffled-demonstrations`.
     pub name: String,
     /// The corpus's name.
     pub corpus: String,
@@ -70,6 +76,9 @@ pub struct ArmReport {
     pub labels: Vec<LabelRow>,
     /// Who was taken for whom.
     pub confusion: Confusion,
+    /// Answers that are the label of the prompt's first demonstration; 0 where there are none.
+    #[serde(default)]
+    pub copied: u64,
     /// Answers decided by less than 0.05 nat.
     pub close_margins: u64,
     /// Oldest utterances left out of prompts longer than the base's context.
@@ -137,6 +146,21 @@ pub struct TrainingReport {
     pub losses: Vec<Option<f32>>,
 }
 
+/// A stage of the training before its last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageReport {
+    /// What it asked: `speaker`.
+    pub objectives: String,
+    /// Optimizer steps.
+    pub updates: u32,
+    /// Examples computed, all epochs.
+    pub samples: u64,
+    /// Time computing.
+    pub seconds: f64,
+    /// The last update's, nat per supervised token.
+    pub last_loss: Option<f32>,
+}
+
 /// One epoch's score.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EpochReport {
@@ -186,6 +210,9 @@ pub struct CorpusProvenance {
     pub name: String,
     /// Of labels and shards.
     pub digest: Digest,
+    /// The corpora it was put together from.
+    #[serde(default)]
+    pub parts: Vec<Part>,
     /// In prompt order.
     pub labels: Vec<String>,
     /// How much of it.
@@ -233,13 +260,17 @@ pub fn build(job: &Job) -> Result<Report, NotFinished> {
     if !state.is_empty() {
         return Err(NotFinished { job: job.id, state });
     }
-    let arms = arms_of(job).map(|arm| arm_report(job, arm)).collect();
-    Ok(Report { arms, training: training_report(job), provenance: provenance(job) })
+    let parts = 0..u32::try_from(job.corpus.parts.len().max(1)).expect("a mix has fewer than 2^32 corpora");
+    let arms: Vec<_> = arms_of(job).flat_map(|arm| parts.clone().map(move |part| arm_report(job, arm, part))).collect();
+    let warnings = warnings(job, &arms);
+    let (training, earlier_stages) = (training_report(job), earlier_stages(job));
+    Ok(Report { arms, training, earlier_stages, warnings, provenance: provenance(job) })
 }
 
 /// The predictions of all arms, JSON lines to be concatenated in this order.
 pub fn predictions(job: &Job) -> Vec<Artifact> {
-    arms_of(job).flat_map(|arm| job.evaluated(tasks_of(arm))).map(|e| e.predictions.clone()).collect()
+    let of_arm = |arm| job.evaluated(move |kind| kind.arm() == Some(arm));
+    arms_of(job).flat_map(of_arm).map(|e| e.predictions.clone()).collect()
 }
 
 /// The best epoch's adapter; empty where nothing was trained.
@@ -265,18 +296,16 @@ impl Report {
 }
 
 fn arms_of(job: &Job) -> impl Iterator<Item = Arm> {
-    [Arm::ZeroShot, Arm::Trained].into_iter().filter(|arm| job.has_arm(*arm))
+    Arm::ALL.into_iter().filter(|arm| job.has_arm(*arm))
 }
 
-fn tasks_of(arm: Arm) -> impl Fn(TaskKind) -> bool {
-    move |kind| match arm {
-        Arm::ZeroShot => matches!(kind, TaskKind::ZeroShot { .. }),
-        Arm::Trained => matches!(kind, TaskKind::Trained { .. }),
-    }
-}
-
-fn arm_report(job: &Job, arm: Arm) -> ArmReport {
-    let parts = job.evaluated(tasks_of(arm));
+/// An arm on one of the corpora.
+fn arm_report(job: &Job, arm: Arm, part: u32) -> ArmReport {
+    let of_part = |kind| {
+        let shard = job.shard_of(kind).map(|(split, place)| &job.corpus.splits[&split].shards[place]);
+        shard.is_some_and(|shard| shard.part == part)
+    };
+    let parts = job.evaluated(|kind| kind.arm() == Some(arm) && of_part(kind));
     let sum = |pick: fn(&Evaluated) -> &Tally| {
         let mut whole = Tally::new(job.corpus.labels.len());
         parts.iter().for_each(|part| whole.add(pick(part)));
@@ -288,7 +317,7 @@ fn arm_report(job: &Job, arm: Arm) -> ArmReport {
     let seconds: f64 = parts.iter().map(|part| part.seconds).sum();
     ArmReport {
         name: arm.as_str().into(),
-        corpus: job.corpus.name.clone(),
+        corpus: part_name(job, part),
         split: Split::Test,
         samples: strict.samples,
         weighted_f1: strict.weighted_f1,
@@ -300,6 +329,7 @@ fn arm_report(job: &Job, arm: Arm) -> ArmReport {
         paper_accuracy: paper.accuracy,
         labels: label_rows(job, &strict),
         confusion: confusion(job, &tally),
+        copied: total(|part| part.copied),
         close_margins: total(|part| part.close_margins),
         dropped_utterances: total(|part| part.dropped_utterances),
         tree_tokens: total(|part| part.tree_tokens),
@@ -307,6 +337,46 @@ fn arm_report(job: &Job, arm: Arm) -> ArmReport {
         samples_per_s: per_second(strict.samples, seconds),
         peak_rss_bytes: parts.iter().map(|part| part.peak_rss_bytes).max().unwrap_or(0),
     }
+}
+
+fn part_name(job: &Job, part: u32) -> String {
+    match job.corpus.parts.as_slice() {
+        [] | [_] => job.corpus.name.clone(),
+        parts => parts[part as usize].name.clone(),
+    }
+}
+
+/// Part of the accuracy that may go when demonstrations' labels are drawn at random; beyond it the answers hang on them.
+const LEAK: f64 = 0.05;
+
+/// What a reader should know: demonstrations that give the answer away.
+fn warnings(job: &Job, arms: &[ArmReport]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let retrieval = &job.spec.retrieval;
+    if job.spec.trains() && retrieval.k > 0 && retrieval.training == Candidates::SameLabel {
+        warnings.push(
+            "training demonstrations were chosen among examples of the sample's own label, so each gave its answer away"
+                .to_owned(),
+        );
+    }
+    let shuffled = arms.iter().filter(|arm| arm.name == Arm::ShuffledDemonstrations.as_str());
+    for shuffled in shuffled {
+        let of_corpus = |arm: &&ArmReport| arm.name == Arm::Trained.as_str() && arm.corpus == shuffled.corpus;
+        let Some(trained) = arms.iter().find(of_corpus) else { continue };
+        if trained.accuracy - shuffled.accuracy > LEAK {
+            let percent = rows::percent;
+            warnings.push(format!(
+                "label leak on {}: accuracy falls from {} to {} per cent when demonstrations' labels are drawn at random, \
+                 and {} of {} answers then are the demonstration's label",
+                trained.corpus,
+                percent(trained.accuracy),
+                percent(shuffled.accuracy),
+                shuffled.copied,
+                shuffled.samples,
+            ));
+        }
+    }
+    warnings
 }
 
 fn label_rows(job: &Job, metric: &Metric) -> Vec<LabelRow> {
@@ -328,11 +398,13 @@ fn confusion(job: &Job, tally: &Tally) -> Confusion {
 }
 
 fn training_report(job: &Job) -> Option<TrainingReport> {
-    let (trained, best_epoch) = (job.trained()?, job.training.best?);
+    let training = job.training();
+    let best_epoch = training.best?;
+    let trained = *job.trained().last()?;
     let epoch = |(&epoch, &weighted_f1)| EpochReport { epoch, weighted_f1, best: epoch == best_epoch };
     Some(TrainingReport {
         updates: trained.updates,
-        epochs: job.training.dev.iter().map(epoch).collect(),
+        epochs: training.dev.iter().map(epoch).collect(),
         best_epoch,
         samples: trained.samples,
         tokens: trained.tokens,
@@ -345,13 +417,26 @@ fn training_report(job: &Job) -> Option<TrainingReport> {
     })
 }
 
+fn earlier_stages(job: &Job) -> Vec<StageReport> {
+    let trained = job.trained();
+    let earlier = trained.len().saturating_sub(1);
+    let stage = |(stage, trained): (insula_proto::job::Stage, &&Trained)| StageReport {
+        objectives: stage.name(),
+        updates: trained.updates,
+        samples: trained.samples,
+        seconds: trained.seconds,
+        last_loss: trained.losses.last().copied().flatten(),
+    };
+    job.stage_specs().into_iter().zip(&trained[..earlier]).map(stage).collect()
+}
+
 fn provenance(job: &Job) -> Provenance {
     let size = |split: &insula_proto::corpus::SplitManifest| SplitSize {
         dialogues: split.dialogues(),
         utterances: split.utterances(),
     };
-    let train = job.corpus.splits.get(&Split::Train).map_or(0, |split| split.utterances());
-    let trained = job.trained();
+    let sampled = job.spec.sampled(&job.corpus.utterances_by_part(Split::Train));
+    let trained = job.trained().last().copied();
     Provenance {
         insula_version: VERSION.into(),
         commit: COMMIT.into(),
@@ -359,6 +444,7 @@ fn provenance(job: &Job) -> Provenance {
         corpus: CorpusProvenance {
             name: job.corpus.name.clone(),
             digest: job.corpus.digest.clone(),
+            parts: job.corpus.parts.clone(),
             labels: job.corpus.labels.names().to_vec(),
             splits: job.corpus.splits.iter().map(|(split, manifest)| (*split, size(manifest))).collect(),
         },
@@ -366,9 +452,9 @@ fn provenance(job: &Job) -> Provenance {
         recipe: JobSpec::clone(&job.spec),
         seed: job.spec.seed,
         evaluate: job.spec.evaluate.mode,
-        samples_trained_on: trained.map_or(0, |_| job.spec.data.share.of(train)),
+        samples_trained_on: trained.map_or(0, |_| sampled),
         updates: trained.map_or(0, |trained| trained.updates),
-        best_epoch: job.training.best,
+        best_epoch: job.training().best,
         submitted_at_ms: job.submitted_ms,
         finished_at_ms: job.phase.finished_ms().unwrap_or(0),
     }

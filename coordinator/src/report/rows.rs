@@ -1,5 +1,7 @@
 //! The tables of a report as rows of text, which Markdown and terminal draw each in their own way.
 
+use insula_proto::job::Arm;
+
 use super::{ArmReport, Report};
 
 /// A table: its first row is the header, its first column text, the others numbers.
@@ -18,12 +20,20 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
+/// What a row of an arm is called: its corpus stands in it where there are several.
+pub(super) fn title(report: &Report, arm: &ArmReport) -> String {
+    match report.provenance.corpus.parts.len() {
+        0 | 1 => arm.name.clone(),
+        _ => format!("{} on {}", arm.name, arm.corpus),
+    }
+}
+
 /// Metrics by arm.
 pub(super) fn summary(report: &Report) -> Rows {
     let mut rows = vec![row(["", "W-F1", "macro F1", "accuracy", "W-F1 paper", "unreadable", "samples"])];
     for arm in &report.arms {
         rows.push(vec![
-            arm.name.clone(),
+            title(report, arm),
             percent(arm.weighted_f1),
             percent(arm.macro_f1),
             percent(arm.accuracy),
@@ -42,6 +52,12 @@ pub(super) fn cost(report: &Report) -> Rows {
         let numbers = [format!("{seconds:.1}"), format!("{speed:.1}"), mebibytes(bytes), tokens.to_string()];
         [name.to_owned()].into_iter().chain(numbers).chain([dropped.to_string(), close]).collect::<Vec<_>>()
     };
+    for stage in &report.earlier_stages {
+        let name = format!("training {}", stage.objectives);
+        let speed = stage.samples as f64 / stage.seconds.max(f64::MIN_POSITIVE);
+        let [seconds, speed] = [stage.seconds, speed].map(|value| format!("{value:.1}"));
+        rows.push([name, seconds, speed].into_iter().chain(["-"; 4].map(String::from)).collect());
+    }
     if let Some(t) = &report.training {
         let cells = (t.peak_rss_bytes, t.tree_tokens, t.dropped_utterances);
         rows.push(line("training", t.seconds, t.samples_per_s, cells.0, cells.1, cells.2, "-".into()));
@@ -49,7 +65,7 @@ pub(super) fn cost(report: &Report) -> Rows {
     for a in &report.arms {
         let cells = (a.peak_rss_bytes, a.tree_tokens, a.dropped_utterances);
         let close = a.close_margins.to_string();
-        rows.push(line(&a.name, a.seconds, a.samples_per_s, cells.0, cells.1, cells.2, close));
+        rows.push(line(&title(report, a), a.seconds, a.samples_per_s, cells.0, cells.1, cells.2, close));
     }
     rows
 }
@@ -110,6 +126,13 @@ pub(super) fn provenance(report: &Report) -> Vec<(&'static str, String)> {
         lines.push(("recipe", format!("lr {}, warm-up {}, {} epochs", t.lr, t.warmup, t.epochs)));
         lines.push(("updates", format!("{} of {} samples", training.updates, t.batch)));
         lines.push(("trained on", format!("{} samples (share {})", p.samples_trained_on, r.data.share)));
+        if !r.stages.is_empty() {
+            let stages = r.training_stages().iter().map(|stage| stage.name()).collect::<Vec<_>>();
+            lines.push(("stages", stages.join(", then ")));
+        }
+        if r.retrieval.k > 0 {
+            lines.push(("demonstrations", format!("{} by {}", r.retrieval.k, r.retrieval.encoder)));
+        }
         lines.push(("best epoch", training.best_epoch.to_string()));
         if let (Some(first), Some(last)) = (training.losses.first(), training.losses.last()) {
             let shown = |loss: &Option<f32>| loss.map_or("not finite".into(), |loss| format!("{loss:.4}"));
@@ -119,7 +142,8 @@ pub(super) fn provenance(report: &Report) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// The arm whose details are shown: the last, which is the trained one where there is one.
-pub(super) fn detailed(report: &Report) -> Option<&ArmReport> {
-    report.arms.last()
+/// The arms whose details are shown: the trained ones where there are any, one for each corpus.
+pub(super) fn detailed(report: &Report) -> Vec<&ArmReport> {
+    let trained: Vec<_> = report.arms.iter().filter(|arm| arm.name == Arm::Trained.as_str()).collect();
+    if trained.is_empty() { report.arms.iter().collect() } else { trained }
 }

@@ -19,11 +19,13 @@ pub fn render(report: &Report) -> String {
     if let Some(epochs) = rows::epochs(report) {
         parts.push(table("Epochs", &epochs));
     }
-    if let Some(arm) = rows::detailed(report) {
-        parts.push(table(&format!("Labels, {}, per cent", arm.name), &rows::labels(arm)));
-        parts.push(table(&format!("Confusion, {}", arm.name), &rows::confusion(arm, LETTERS)));
+    for arm in rows::detailed(report) {
+        let title = rows::title(report, arm);
+        parts.push(table(&format!("Labels, {title}, per cent"), &rows::labels(arm)));
+        parts.push(table(&format!("Confusion, {title}"), &rows::confusion(arm, LETTERS)));
     }
     parts.push(table("Cost", &rows::cost(report)));
+    parts.extend(report.warnings.iter().map(|warning| format!("Warning: {warning}")));
     parts.push(provenance(report));
     parts.join("\n\n") + "\n"
 }

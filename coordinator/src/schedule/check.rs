@@ -8,7 +8,7 @@ use insula_proto::ids::TaskIndex;
 
 use super::{
     event::PhaseName,
-    state::{Job, State, TaskKind, TaskState},
+    state::{Job, State, TaskKind, TaskState, Training},
 };
 
 impl State {
@@ -67,17 +67,14 @@ impl State {
             let held = matches!(task.state, TaskState::Ready | TaskState::Leased(_));
             assert!(!(phase.is_final() && held), "an ended job holds nothing");
             let fits = match task.state {
-                TaskState::Trained(_) => task.kind == TaskKind::Train,
-                TaskState::Evaluated(_) => task.kind != TaskKind::Train,
+                TaskState::Trained(_) => matches!(task.kind, TaskKind::Train { .. }),
+                TaskState::Evaluated(_) => !matches!(task.kind, TaskKind::Train { .. } | TaskKind::Embed { .. }),
+                TaskState::Embedded(_) => matches!(task.kind, TaskKind::Embed { .. }),
                 _ => true,
             };
             assert!(fits, "a task's result is of the task's kind");
-            let needs_adapter = matches!(task.kind, TaskKind::Dev { .. } | TaskKind::Trained { .. });
             let started = held || task.state.is_done();
-            assert!(
-                !(needs_adapter && started && job.adapter_of(task.kind).is_none()),
-                "inputs exist before a task is ready"
-            );
+            assert!(!started || job.has_inputs(task.kind), "inputs exist before a task is ready");
             for (class, failures) in &task.failures {
                 let spent = *failures > class.retries();
                 assert!(!spent || task.state == TaskState::Failed, "a spent budget fails the task");
@@ -94,11 +91,17 @@ impl State {
 }
 
 fn check_training(job: &Job) {
-    let training = &job.training;
+    for (training, stage) in job.stages.iter().zip(job.stage_specs()) {
+        check_stage(training, stage.train.epochs);
+    }
+    let earlier = &job.stages[..job.stages.len() - 1];
+    assert!(earlier.iter().all(|stage| stage.dev.is_empty()), "only the last stage is evaluated");
+}
+
+fn check_stage(training: &Training, epochs: u32) {
     assert!(training.checkpoints.len() <= 2, "at most two checkpoints are kept");
     let newest_first = training.checkpoints.is_sorted_by(|a, b| a.update > b.update);
     assert!(newest_first, "checkpoints are kept newest first");
-    let epochs = job.spec.train.epochs;
     assert!(training.epochs.keys().all(|epoch| (1..=epochs).contains(epoch)), "an epoch is one of the recipe's");
     assert!(training.dev.keys().all(|epoch| training.epochs.contains_key(epoch)), "a scored epoch was trained");
     if let Some(best) = training.best {

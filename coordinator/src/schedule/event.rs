@@ -156,6 +156,8 @@ pub enum Report {
     Trained(Trained),
     /// The evaluation ended.
     Evaluated(Evaluated),
+    /// A shard's sentence embeddings are in the store.
+    Embedded(Embedded),
     /// It could not be done.
     Failed {
         /// Whose fault.
@@ -187,6 +189,7 @@ impl Report {
             Report::Checkpoint(checkpoint) => vec![&checkpoint.manifest],
             Report::EpochTrained { adapter, .. } => adapter.iter().map(|a| &a.digest).collect(),
             Report::Evaluated(evaluated) => vec![&evaluated.predictions.digest],
+            Report::Embedded(embedded) => vec![&embedded.embeddings.digest],
             Report::Trained(_) | Report::Failed { .. } | Report::Released { .. } => vec![],
         }
     }
@@ -288,6 +291,24 @@ pub struct Evaluated {
     pub peak_rss_bytes: u64,
     /// JSON lines.
     pub predictions: Artifact,
+    /// Answers that are the label of the prompt's first demonstration; 0 where there are none.
+    #[serde(default)] // journals of 0.1.0 do not have it
+    pub copied: u64,
+}
+
+/// The sentence embeddings of one shard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Embedded {
+    /// The encoder's digest.
+    pub encoder: Digest,
+    /// Utterances embedded.
+    pub rows: u64,
+    /// Their embeddings.
+    pub embeddings: Artifact,
+    /// Whether they were there already, made for another job.
+    pub cached: bool,
+    /// Time computing.
+    pub seconds: f64,
 }
 
 /// How far a task is.

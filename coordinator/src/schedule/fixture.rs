@@ -19,7 +19,8 @@ pub(super) const LEASE_MS: u64 = 5000;
 
 /// Two labels; one train shard, two dev shards of 4 utterances, two test shards.
 pub(super) fn corpus() -> CorpusManifest {
-    let shard = |name: &str| Shard { digest: Digest::of(name.as_bytes()), bytes: 9, dialogues: 1, utterances: 4 };
+    let shard =
+        |name: &str| Shard { digest: Digest::of(name.as_bytes()), bytes: 9, dialogues: 1, utterances: 4, part: 0 };
     let split = |names: &[&str]| SplitManifest { shards: names.iter().map(|name| shard(name)).collect() };
     CorpusManifest {
         name: "sample".into(),
@@ -31,6 +32,7 @@ pub(super) fn corpus() -> CorpusManifest {
             (Split::Test, split(&["test 1", "test 2"])),
         ]
         .into(),
+        parts: vec![],
     }
 }
 

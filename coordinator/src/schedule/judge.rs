@@ -14,7 +14,7 @@ use insula_proto::{
 use super::{
     event::{Event, Loss, Progress, Report},
     pulse::Pulse,
-    state::{Job, Lease, State},
+    state::{Job, Lease, Phase, State},
     tokens::{self, Claim},
 };
 
@@ -152,6 +152,15 @@ pub enum Refusal {
     /// A result of another base.
     #[error("{job}: computed with base {found}, but this job's base is {expected}")]
     OtherBase { job: JobId, expected: Digest, found: Digest },
+    /// Embeddings of another encoder.
+    #[error("{job}: embedded with encoder {found}, but this job's encoder is {expected}")]
+    OtherEncoder { job: JobId, expected: Digest, found: Digest },
+    /// Embeddings that are not this shard's.
+    #[error("{job}: '{task}' has {expected} utterances, the embeddings have {found} rows")]
+    WrongRows { job: JobId, task: String, expected: u64, found: u64 },
+    /// A job that starts from one that leaves no adapter.
+    #[error("adapter.from: {from} {problem}: expected a job that trains an adapter and has not failed")]
+    NoStart { from: JobId, problem: &'static str },
     /// A report that does not fit its task.
     #[error("{job}: '{task}' cannot be answered with {found}")]
     WrongReport { job: JobId, task: String, found: &'static str },
@@ -301,6 +310,15 @@ fn submit(state: &State, request_id: &str, spec: &JobSpec, corpus: &CorpusManife
         let taken = || Refusal::RequestIdTaken { request_id: request_id.into(), job };
         let outcome = Outcome::Submitted { job, existed: true };
         return if same { Ok(Judgement { events: vec![], outcome }) } else { Err(taken()) };
+    }
+    if let Some(from) = spec.starts_from() {
+        let known = state.jobs.get(&from).ok_or(Refusal::NoStart { from, problem: "does not exist" })?;
+        let lost = matches!(known.phase, Phase::Failed { .. } | Phase::Cancelled { .. });
+        let problem = if lost { Some("has failed or was cancelled") } else { None };
+        let problem = problem.or((!known.spec.trains()).then_some("trains nothing"));
+        if let Some(problem) = problem {
+            return Err(Refusal::NoStart { from, problem });
+        }
     }
     let job = JobId(state.jobs.last_key_value().map_or(0, |(last, _)| last.0) + 1);
     let mut events = import(state, corpus);

@@ -117,7 +117,7 @@ impl World {
             (Err(_), _) | (Ok(Answer::Beat { stop: true }), _) => process.holds = None,
             (Ok(Answer::Registered(id)), _) => process.id = Some(id),
             (Ok(Answer::Leased(Some(grant))), _) => {
-                let kept = grant.job.training.checkpoints.first().map_or(0, |c| c.update);
+                let kept = grant.job.training().checkpoints.first().map_or(0, |c| c.update);
                 process.update = kept;
                 process.holds = Some((grant.lease, grant.job.task(grant.task).kind, 0));
             }
@@ -159,7 +159,7 @@ impl World {
         }
         let report = match kind {
             _ if self.chance(3) => Report::Released { reason: "a whim".into() },
-            TaskKind::Train => self.training_report(process.update),
+            TaskKind::Train { .. } => self.training_report(process.update),
             TaskKind::Dev { epoch, shard } => Report::Evaluated(evaluated((epoch as u16 + shard as u16) % 5)),
             TaskKind::ZeroShot { .. } | TaskKind::Trained { .. } => Report::Evaluated(evaluated(3)),
         };

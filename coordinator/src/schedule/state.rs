@@ -18,11 +18,11 @@ use std::{
 use insula_proto::{
     corpus::{CorpusManifest, Split},
     ids::{Digest, JobId, LeaseId, TaskIndex, WorkerId},
-    job::{Arm, JobSpec},
+    job::{Arm, JobSpec, Stage},
 };
 
 use super::{
-    event::{Adapters, Artifact, Checkpoint, Evaluated, FailureClass, PhaseName, Progress, Trained},
+    event::{Adapters, Artifact, Checkpoint, Embedded, Evaluated, FailureClass, PhaseName, Progress, Trained},
     tokens::Tokens,
 };
 
@@ -98,8 +98,10 @@ pub struct Job {
     pub tasks: Vec<Task>,
     /// The base's digest, fixed by the first report.
     pub base: Option<Digest>,
-    /// What the training has brought so far.
-    pub training: Training,
+    /// What each stage of the training has brought so far; the last one's is what is evaluated.
+    pub stages: Vec<Training>,
+    /// The adapter of the job it starts from, once that has succeeded; empty: none.
+    pub start: Vec<Artifact>,
     /// The latest progress of any of its tasks.
     pub progress: Option<Progress>,
 }
@@ -178,13 +180,23 @@ pub struct Accepted {
 /// What a task computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskKind {
+    /// Sentence embeddings of a shard's utterances, for demonstrations.
+    Embed {
+        /// Of which split.
+        split: Split,
+        /// The shard's place.
+        shard: usize,
+    },
     /// The bare base on a shard of test.
     ZeroShot {
         /// The shard's place.
         shard: usize,
     },
-    /// The adapter.
-    Train,
+    /// A stage of the training.
+    Train {
+        /// From 0.
+        stage: usize,
+    },
     /// An epoch's adapter on a shard of dev.
     Dev {
         /// From 1.
@@ -197,6 +209,23 @@ pub enum TaskKind {
         /// The shard's place.
         shard: usize,
     },
+    /// The same, with demonstrations whose labels are drawn at random.
+    Shuffled {
+        /// The shard's place.
+        shard: usize,
+    },
+}
+
+impl TaskKind {
+    /// The arm whose row it is a part of.
+    pub fn arm(self) -> Option<Arm> {
+        match self {
+            TaskKind::ZeroShot { .. } => Some(Arm::ZeroShot),
+            TaskKind::Trained { .. } => Some(Arm::Trained),
+            TaskKind::Shuffled { .. } => Some(Arm::ShuffledDemonstrations),
+            TaskKind::Embed { .. } | TaskKind::Train { .. } | TaskKind::Dev { .. } => None,
+        }
+    }
 }
 
 /// Where a task stands.
@@ -212,6 +241,8 @@ pub enum TaskState {
     Trained(Arc<Trained>),
     /// Evaluated.
     Evaluated(Arc<Evaluated>),
+    /// Embedded.
+    Embedded(Arc<Embedded>),
     /// Its retries are used up.
     Failed,
 }
@@ -223,14 +254,14 @@ impl TaskState {
             TaskState::Waiting => "waiting",
             TaskState::Ready => "ready",
             TaskState::Leased(_) => "leased",
-            TaskState::Trained(_) | TaskState::Evaluated(_) => "done",
+            TaskState::Trained(_) | TaskState::Evaluated(_) | TaskState::Embedded(_) => "done",
             TaskState::Failed => "failed",
         }
     }
 
     /// Whether there is a result.
     pub fn is_done(&self) -> bool {
-        matches!(self, TaskState::Trained(_) | TaskState::Evaluated(_))
+        matches!(self, TaskState::Trained(_) | TaskState::Evaluated(_) | TaskState::Embedded(_))
     }
 }
 
@@ -248,26 +279,52 @@ pub struct Training {
 }
 
 impl Job {
-    /// The split and the place of the shard a task evaluates; `None` for training.
+    /// The stages of its training.
+    pub fn stage_specs(&self) -> Vec<Stage> {
+        self.spec.training_stages()
+    }
+
+    /// What the last stage has brought so far: the one that is evaluated.
+    pub fn training(&self) -> &Training {
+        self.stages.last().expect("a training has at least one stage")
+    }
+
+    /// Epochs of the last stage.
+    pub fn epochs(&self) -> u32 {
+        self.stage_specs().last().expect("a training has at least one stage").train.epochs
+    }
+
+    /// The split and the place of the shard a task is about; `None` for training.
     pub fn shard_of(&self, kind: TaskKind) -> Option<(Split, usize)> {
         match kind {
-            TaskKind::Train => None,
+            TaskKind::Train { .. } => None,
+            TaskKind::Embed { split, shard } => Some((split, shard)),
             TaskKind::Dev { shard, .. } => Some((Split::Dev, shard)),
-            TaskKind::ZeroShot { shard } | TaskKind::Trained { shard } => Some((Split::Test, shard)),
+            TaskKind::ZeroShot { shard } | TaskKind::Trained { shard } | TaskKind::Shuffled { shard } => {
+                Some((Split::Test, shard))
+            }
         }
     }
 
     /// What a task does, for people.
     pub fn what(&self, index: TaskIndex) -> String {
-        let of = |split: Split, shard: usize| match self.corpus.splits.get(&split).map_or(0, |s| s.shards.len()) {
-            0 | 1 => split.to_string(),
-            shards => format!("{split} {}/{shards}", shard + 1),
-        };
-        match self.task(index).kind {
-            TaskKind::Train => "train".into(),
-            TaskKind::ZeroShot { shard } => format!("evaluate zero-shot {}", of(Split::Test, shard)),
-            TaskKind::Dev { epoch, shard } => format!("evaluate epoch {epoch} {}", of(Split::Dev, shard)),
-            TaskKind::Trained { shard } => format!("evaluate trained {}", of(Split::Test, shard)),
+        let kind = self.task(index).kind;
+        let shard = self.shard_of(kind).map_or_else(String::new, |(split, shard)| {
+            match self.corpus.splits.get(&split).map_or(0, |s| s.shards.len()) {
+                0 | 1 => split.to_string(),
+                shards => format!("{split} {}/{shards}", shard + 1),
+            }
+        });
+        match kind {
+            TaskKind::Embed { .. } => format!("embed {shard}"),
+            TaskKind::Train { stage } => match self.stages.len() {
+                1 => "train".into(),
+                _ => format!("train {}", self.stage_specs()[stage].name()),
+            },
+            TaskKind::Dev { epoch, .. } => format!("evaluate epoch {epoch} {shard}"),
+            TaskKind::ZeroShot { .. } | TaskKind::Trained { .. } | TaskKind::Shuffled { .. } => {
+                format!("evaluate {} {shard}", kind.arm().map_or("", Arm::as_str))
+            }
         }
     }
 
@@ -276,14 +333,57 @@ impl Job {
         &self.tasks[index.0 as usize]
     }
 
-    /// The adapter a task is to load; `None`: the bare base.
+    /// Whether what a task needs exists.
+    pub fn has_inputs(&self, kind: TaskKind) -> bool {
+        match kind {
+            TaskKind::Embed { .. } | TaskKind::ZeroShot { .. } => true,
+            TaskKind::Train { stage: 0 } => {
+                (self.spec.starts_from().is_none() || !self.start.is_empty()) && self.embeddings(Split::Train).is_some()
+            }
+            TaskKind::Train { stage } => self.stage_adapter(stage - 1).is_some(),
+            TaskKind::Dev { .. } | TaskKind::Trained { .. } | TaskKind::Shuffled { .. } => {
+                let (split, _) = self.shard_of(kind).expect("an evaluation is of a shard");
+                self.adapter_of(kind).is_some() && self.embeddings(split).is_some()
+            }
+        }
+    }
+
+    /// The adapter a task is to load or to start from; `None`: the bare base, a fresh adapter, or not there yet.
     pub fn adapter_of(&self, kind: TaskKind) -> Option<&Vec<Artifact>> {
-        let epoch = match kind {
-            TaskKind::ZeroShot { .. } | TaskKind::Train => return None,
-            TaskKind::Dev { epoch, .. } => epoch,
-            TaskKind::Trained { .. } => self.training.best?,
-        };
-        self.training.epochs.get(&epoch)
+        match kind {
+            TaskKind::Embed { .. } | TaskKind::ZeroShot { .. } => None,
+            TaskKind::Train { stage: 0 } => Some(&self.start).filter(|files| !files.is_empty()),
+            TaskKind::Train { stage } => self.stage_adapter(stage - 1),
+            TaskKind::Dev { epoch, .. } => self.training().epochs.get(&epoch),
+            TaskKind::Trained { .. } | TaskKind::Shuffled { .. } => self.training().epochs.get(&self.training().best?),
+        }
+    }
+
+    /// What a stage that is not evaluated leaves to the next: its last epoch's adapter, once the stage has ended.
+    fn stage_adapter(&self, stage: usize) -> Option<&Vec<Artifact>> {
+        let ended = |task: &&Task| task.kind == TaskKind::Train { stage } && task.state.is_done();
+        self.tasks.iter().find(ended)?;
+        self.stages[stage].epochs.last_key_value().map(|(_, adapter)| adapter)
+    }
+
+    /// The embeddings of a split's shards, in order; empty where nothing is retrieved, `None` where some are missing.
+    pub fn embeddings(&self, split: Split) -> Option<Vec<&Embedded>> {
+        let of_split =
+            self.tasks.iter().filter(|task| matches!(task.kind, TaskKind::Embed { split: s, .. } if s == split));
+        of_split
+            .map(|task| match &task.state {
+                TaskState::Embedded(embedded) => Some(&**embedded),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The sentence encoder's digest, fixed by the first shard it embedded.
+    pub fn encoder(&self) -> Option<&Digest> {
+        self.tasks.iter().find_map(|task| match &task.state {
+            TaskState::Embedded(embedded) => Some(&embedded.encoder),
+            _ => None,
+        })
     }
 
     /// Whether it asks for an arm.
@@ -303,12 +403,15 @@ impl Job {
             .collect()
     }
 
-    /// What the training amounted to, once it ended.
-    pub fn trained(&self) -> Option<&Trained> {
-        self.tasks.iter().find_map(|task| match &task.state {
-            TaskState::Trained(trained) => Some(&**trained),
-            _ => None,
-        })
+    /// What each stage of the training amounted to, in order, as far as they ended.
+    pub fn trained(&self) -> Vec<&Trained> {
+        self.tasks
+            .iter()
+            .filter_map(|task| match &task.state {
+                TaskState::Trained(trained) => Some(&**trained),
+                _ => None,
+            })
+            .collect()
     }
 }
 
@@ -317,15 +420,26 @@ pub(super) fn tasks_of(spec: &JobSpec, corpus: &CorpusManifest) -> Vec<Task> {
     let shards = |split: Split| 0..corpus.splits.get(&split).map_or(0, |s| s.shards.len());
     let has = |arm: Arm| spec.evaluate.arms.contains(&arm);
     let mut kinds = Vec::new();
+    if spec.trains() && spec.retrieval.k > 0 {
+        for split in Split::ALL {
+            kinds.extend(shards(split).map(|shard| TaskKind::Embed { split, shard }));
+        }
+    }
     if has(Arm::ZeroShot) {
         kinds.extend(shards(Split::Test).map(|shard| TaskKind::ZeroShot { shard }));
     }
-    if has(Arm::Trained) {
-        kinds.push(TaskKind::Train);
-        for epoch in 1..=spec.train.epochs {
+    if spec.trains() {
+        let stages = spec.training_stages();
+        kinds.extend((0..stages.len()).map(|stage| TaskKind::Train { stage }));
+        for epoch in 1..=stages.last().expect("a training has at least one stage").train.epochs {
             kinds.extend(shards(Split::Dev).map(|shard| TaskKind::Dev { epoch, shard }));
         }
+    }
+    if has(Arm::Trained) {
         kinds.extend(shards(Split::Test).map(|shard| TaskKind::Trained { shard }));
+    }
+    if has(Arm::ShuffledDemonstrations) {
+        kinds.extend(shards(Split::Test).map(|shard| TaskKind::Shuffled { shard }));
     }
     let task = |kind| Task {
         kind,

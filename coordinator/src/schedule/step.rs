@@ -10,7 +10,7 @@ use insula_proto::{
 };
 
 use super::{
-    event::{Artifact, Checkpoint, Event, FailureClass, Loss, Report, Story},
+    event::{Artifact, Checkpoint, Event, FailureClass, Loss, PhaseName, Report, Story},
     state::{Accepted, Job, Lease, Phase, State, TaskKind, TaskState, Training, Worker, tasks_of},
 };
 use crate::metric::Metric;
@@ -96,12 +96,14 @@ impl Fold<'_> {
             phase: Phase::Queued,
             revision: 0,
             base: None,
-            training: Training::default(),
+            stages: vec![Training::default(); spec.training_stages().len()],
+            start: vec![],
             progress: None,
         };
         self.state.requests.insert(request_id.into(), id);
         self.state.jobs.insert(id, Arc::new(job));
         self.tell(id, Story::State { state: Phase::Queued.name() });
+        self.take_start(id);
         self.open_tasks(id);
         self.finish_if_done(id);
     }
@@ -157,6 +159,9 @@ impl Fold<'_> {
             Report::Evaluated(evaluated) => {
                 self.task_done(job, task, TaskState::Evaluated(Arc::new(evaluated.clone())));
             }
+            Report::Embedded(embedded) => {
+                self.task_done(job, task, TaskState::Embedded(Arc::new(embedded.clone())));
+            }
             Report::Failed { class, message } => {
                 self.fail_task(job, task, *class, &format!("worker {worker}: {message}"))
             }
@@ -168,9 +173,18 @@ impl Fold<'_> {
         }
     }
 
+    /// The stage of the training that a task is.
+    fn stage(&mut self, job: JobId, task: TaskIndex) -> &mut Training {
+        let job = self.job(job);
+        match job.task(task).kind {
+            TaskKind::Train { stage } => &mut job.stages[stage],
+            other => unreachable!("only a training reports checkpoints and epochs, not {other:?}"),
+        }
+    }
+
     fn checkpoint_kept(&mut self, job: JobId, task: TaskIndex, checkpoint: &Checkpoint) {
         self.made_progress(job, task);
-        let kept = &mut self.job(job).training.checkpoints;
+        let kept = &mut self.stage(job, task).checkpoints;
         // Later ones were left behind: the training fell back to before them.
         kept.retain(|known| known.update < checkpoint.update);
         kept.insert(0, checkpoint.clone());
@@ -179,13 +193,15 @@ impl Fold<'_> {
     }
 
     fn epoch_trained(&mut self, job: JobId, task: TaskIndex, epoch: u32, adapter: &[Artifact]) {
-        if self.job(job).training.epochs.contains_key(&epoch) {
+        if self.stage(job, task).epochs.contains_key(&epoch) {
             self.note(job, format!("epoch {epoch} was trained again and its adapter differs; the first one is kept"));
             return;
         }
         self.made_progress(job, task);
-        self.job(job).training.epochs.insert(epoch, adapter.to_vec());
-        self.note(job, format!("epoch {epoch} trained"));
+        self.stage(job, task).epochs.insert(epoch, adapter.to_vec());
+        let stage =
+            if self.job(job).stages.len() > 1 { format!("{}: ", self.job(job).what(task)) } else { String::new() };
+        self.note(job, format!("{stage}epoch {epoch} trained"));
         self.open_tasks(job);
     }
 
@@ -202,33 +218,63 @@ impl Fold<'_> {
 
     /// Scores every epoch whose dev shards are all evaluated, and chooses the best once all are.
     fn score_epochs(&mut self, id: JobId) {
-        let epochs = self.job(id).spec.train.epochs;
+        let epochs = self.job(id).epochs();
         for epoch in 1..=epochs {
-            if !self.job(id).training.dev.contains_key(&epoch)
+            if !self.job(id).training().dev.contains_key(&epoch)
                 && let Some(weighted_f1) = dev_score(self.job(id), epoch)
             {
-                self.job(id).training.dev.insert(epoch, weighted_f1);
-                let best = best_epoch(&self.job(id).training) == Some(epoch);
+                self.last_stage(id).dev.insert(epoch, weighted_f1);
+                let best = best_epoch(self.job(id).training()) == Some(epoch);
                 self.tell(id, Story::Epoch { epoch, weighted_f1, best });
             }
         }
         let job = self.job(id);
-        if job.training.best.is_none() && job.trained().is_some() && job.training.dev.len() == epochs as usize {
-            job.training.best = best_epoch(&job.training);
+        let ended = job.trained().len() == job.stages.len();
+        let training = self.last_stage(id);
+        if training.best.is_none() && ended && training.dev.len() == epochs as usize {
+            training.best = best_epoch(training);
         }
+    }
+
+    fn last_stage(&mut self, id: JobId) -> &mut Training {
+        self.job(id).stages.last_mut().expect("a training has at least one stage")
     }
 
     /// Makes ready every waiting task whose inputs exist.
     fn open_tasks(&mut self, id: JobId) {
         let job = self.job(id);
-        let has_inputs = |kind| match kind {
-            TaskKind::ZeroShot { .. } | TaskKind::Train => true,
-            TaskKind::Dev { .. } | TaskKind::Trained { .. } => job.adapter_of(kind).is_some(),
-        };
         let waiting = job.tasks.iter().zip(0..).filter(|(task, _)| task.state == TaskState::Waiting);
-        let open: Vec<_> = waiting.filter(|(task, _)| has_inputs(task.kind)).map(|(_, index)| index).collect();
+        let open: Vec<_> = waiting.filter(|(task, _)| job.has_inputs(task.kind)).map(|(_, index)| index).collect();
         for index in open {
             self.move_task(id, TaskIndex(index), TaskState::Ready);
+        }
+    }
+
+    /// Gives a job the adapter of the one it starts from, where that has succeeded.
+    fn take_start(&mut self, id: JobId) {
+        let Some(from) = self.job(id).spec.starts_from() else { return };
+        let Some(from) = self.state.jobs.get(&from).cloned() else { return };
+        if from.phase.name() == PhaseName::Succeeded {
+            let adapter = from.adapter_of(TaskKind::Trained { shard: 0 }).cloned().unwrap_or_default();
+            let job = self.job(id);
+            (job.start, job.base) = (adapter, from.base.clone());
+        }
+    }
+
+    /// Tells the jobs that wait for one that has ended: they go on with its adapter, or fail with it.
+    fn tell_dependants(&mut self, ended: JobId) {
+        let succeeded = self.job(ended).phase.name() == PhaseName::Succeeded;
+        let waits = |job: &Job| job.spec.starts_from() == Some(ended) && !job.phase.name().is_final();
+        let waiting: Vec<JobId> = self.state.jobs.values().filter(|job| waits(job)).map(|job| job.id).collect();
+        for id in waiting {
+            if succeeded {
+                self.take_start(id);
+                self.open_tasks(id);
+            } else {
+                let message = format!("{ended}, whose adapter it starts from, did not succeed");
+                self.end(id, Phase::Failed { at_ms: self.at_ms, message });
+            }
+            self.job(id).revision += 1;
         }
     }
 
@@ -270,6 +316,7 @@ impl Fold<'_> {
         self.job(id).phase = phase;
         let state = self.job(id).phase.name();
         self.tell(id, Story::State { state });
+        self.tell_dependants(id);
     }
 
     fn holder_of(&self, lease: LeaseId) -> String {

@@ -21,7 +21,7 @@ fn work_off(desk: &mut Desk, worker: WorkerId, right_on_dev: &[u16]) -> Vec<Task
     while let Some((lease, kind)) = desk.lease(worker) {
         given.push(kind);
         match kind {
-            TaskKind::Train => {
+            TaskKind::Train { .. } => {
                 for n in 1..=right_on_dev.len() {
                     desk.report(worker, lease, epoch(n as u32)).unwrap();
                 }
@@ -43,14 +43,15 @@ fn a_job_goes_from_zero_shot_over_training_and_dev_to_the_best_epoch_on_test() {
     let worker = desk.register("one");
     let job = desk.submit("a", spec(&BOTH, 3));
     let given = work_off(&mut desk, worker, &[2, 3, 3]);
-    let mut expected = vec![TaskKind::ZeroShot { shard: 0 }, TaskKind::ZeroShot { shard: 1 }, TaskKind::Train];
+    let mut expected =
+        vec![TaskKind::ZeroShot { shard: 0 }, TaskKind::ZeroShot { shard: 1 }, TaskKind::Train { stage: 0 }];
     for epoch in 1..=3 {
         expected.extend([0, 1].map(|shard| TaskKind::Dev { epoch, shard }));
     }
     expected.extend([0, 1].map(|shard| TaskKind::Trained { shard }));
     assert_eq!(given, expected);
     assert_eq!(desk.job(job).phase.name(), PhaseName::Succeeded);
-    assert_eq!(desk.job(job).training.best, Some(2), "of equal epochs the earlier one is chosen");
+    assert_eq!(desk.job(job).training().best, Some(2), "of equal epochs the earlier one is chosen");
     assert_eq!(desk.replayed().state, desk.core.state);
 }
 
@@ -97,7 +98,7 @@ fn a_lease_without_a_heartbeat_expires_and_its_task_goes_to_another() {
     desk.pass(1);
     assert_eq!(desk.beat(a, lease), Err(Refusal::StaleLease { lease, worker: a }));
     let (next, kind) = desk.lease(b).unwrap();
-    assert_eq!((next > lease, kind), (true, TaskKind::Train));
+    assert_eq!((next > lease, kind), (true, TaskKind::Train { stage: 0 }));
 }
 
 #[test]
@@ -160,7 +161,7 @@ fn checkpoints_are_kept_newest_first_and_a_fallback_drops_the_later_one() {
         desk.report(a, lease, checkpoint(update)).unwrap();
         desk.report(a, lease, checkpoint(update)).unwrap();
     }
-    let kept = |desk: &Desk| desk.job(job).training.checkpoints.iter().map(|c| c.update).collect::<Vec<_>>();
+    let kept = |desk: &Desk| desk.job(job).training().checkpoints.iter().map(|c| c.update).collect::<Vec<_>>();
     assert_eq!(kept(&desk), [30, 20]);
     let (lease, _) = desk.lease(a).unwrap();
     desk.report(a, lease, checkpoint(25)).unwrap();
@@ -179,7 +180,7 @@ fn an_epoch_reported_again_after_a_resume_keeps_the_first_adapter() {
     let differs = Report::EpochTrained { epoch: 1, adapter: vec![artifact("another")] };
     let turn = desk.report(a, lease, differs).unwrap();
     assert!(format!("{:?}", turn.effects).contains("its adapter differs; the first one is kept"));
-    assert_eq!(desk.job(job).training.epochs[&1], [artifact("adapter 1")]);
+    assert_eq!(desk.job(job).training().epochs[&1], [artifact("adapter 1")]);
 }
 
 #[test]
@@ -298,7 +299,7 @@ fn reports_that_do_not_fit_their_task_are_refused() {
         let _ = desk.report(a, lease, Report::Evaluated(evaluated(4)));
     }
     let (lease, kind) = desk.lease(a).unwrap();
-    assert_eq!(kind, TaskKind::Train);
+    assert_eq!(kind, TaskKind::Train { stage: 0 });
     let mut refused = |report| desk.report(a, lease, report).unwrap_err().to_string();
     assert_eq!(refused(epoch(3)), "job-1: epoch 3 is out of range: expected 1 to 2");
     assert_eq!(refused(trained()), "job-1: the training is said to have ended, but epoch 1 was not reported");

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use insula_proto::{corpus::Split, job::CorpusSpec};
+use insula_proto::{
+    corpus::Split,
+    job::{CorpusSpec, LabelsSpec},
+};
 
 use crate::corpus::{self, Corpus, CorpusError, SplitFile, Surveyed};
 
@@ -13,12 +16,13 @@ const FILE_BYTES_MAX: u64 = 4 << 30;
 /// Largest file that is read into memory whole: 30 times MELD's train split is 33 MB (guessed).
 const COLLECTED_BYTES_MAX: u64 = 1 << 30;
 
-/// All three splits of the corpus in `spec.path`, looked through and ready to be read in bounded memory.
+/// All three splits of the corpus in `spec.path`, which a job may have a name for, looked through, its labels mapped, and
+/// ready to be read in bounded memory.
 ///
 /// # Errors
 /// See [`CorpusError`]; the first thing that is wrong with the form of a file, with file and row.
-pub fn survey_corpus(spec: &CorpusSpec) -> Result<Surveyed, CorpusError> {
-    survey_splits(spec, &Split::ALL, FILE_BYTES_MAX)
+pub fn survey_corpus(spec: &CorpusSpec, labels: &LabelsSpec, called: Option<&str>) -> Result<Surveyed, CorpusError> {
+    survey_splits(spec, &Split::ALL, FILE_BYTES_MAX)?.mapped(labels, called)
 }
 
 /// The splits asked for, of the corpus in `spec.path`, in memory; files of other splits may be missing or wrong.

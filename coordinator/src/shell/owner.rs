@@ -177,7 +177,10 @@ impl Owner {
         if !batch.entries.is_empty() {
             self.store.append(&batch.entries).await?;
         }
-        let changed: BTreeSet<_> = batch.entries.iter().filter_map(|entry| entry.event.job()).collect();
+        // A job that waited for another changes with that one's event: it is known by what is told about it.
+        let told =
+            |entry: &Entry| entry.stories.iter().map(|(job, _)| *job).chain(entry.event.job()).collect::<Vec<_>>();
+        let changed: BTreeSet<_> = batch.entries.iter().flat_map(told).collect();
         self.board.post(&self.core, changed.into_iter());
         if !batch.entries.is_empty() {
             self.committed.send_modify(|commits| *commits += 1);

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use insula_proto::{
     corpus::{CorpusManifest, Dialogue, Shard, Split, SplitManifest},
-    job::CorpusSpec,
+    job::{CorpusSpec, JobSpec, LabelsSpec, Share},
     shard::encode,
 };
 use tokio::{
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     corpus::{CorpusError, Surveyed},
-    shard,
+    shard::{self, DifferentLabels},
 };
 
 /// Parts that wait to be encoded: one to be taken up at once, and one so that the reader seldom waits.
@@ -47,6 +47,9 @@ pub enum ShardingError {
     /// It cannot be read.
     #[error(transparent)]
     Corpus(#[from] CorpusError),
+    /// Several that do not go together.
+    #[error(transparent)]
+    Mix(#[from] DifferentLabels),
     /// It cannot be stored.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -58,38 +61,64 @@ pub enum ShardingError {
 /// Dialogues of one shard.
 type Part = (Split, Vec<Dialogue>);
 
-/// Reads the corpus in `spec.path` and stores its shards. Dropped, it stops by itself.
+/// Reads the corpus of a job, or all of its corpora, and stores their shards. Dropped, it stops by itself.
+///
+/// # Errors
+/// As [`shard_corpus`], and when the corpora of a mix do not have one label set.
+pub async fn shard_job(spec: &JobSpec, artifacts: &Artifacts) -> Result<CorpusManifest, ShardingError> {
+    let share = spec.evaluate.share;
+    if spec.corpora.is_empty() {
+        return shard_corpus(&spec.corpus, None, &spec.labels, share, artifacts).await;
+    }
+    let mut corpora = Vec::new();
+    for (name, corpus) in &spec.corpora {
+        corpora.push((name.clone(), shard_corpus(corpus, Some(name), &spec.labels, share, artifacts).await?));
+    }
+    Ok(shard::mixed(corpora)?)
+}
+
+/// Reads the corpus in `spec.path`, which the job may have a name for, its labels mapped as `labels` says, and stores its shards: all dialogues of train,
+/// the `evaluated` share of dev's and test's.
 ///
 /// # Errors
 /// The first thing that is wrong with the corpus, with file and row; or that the store refused.
-pub async fn shard_corpus(spec: &CorpusSpec, artifacts: &Artifacts) -> Result<CorpusManifest, ShardingError> {
-    let spec = spec.clone();
-    let surveyed = Arc::new(spawn_blocking(move || survey_corpus(&spec)).await??);
+pub async fn shard_corpus(
+    spec: &CorpusSpec,
+    called: Option<&str>,
+    labels: &LabelsSpec,
+    evaluated: Share,
+    artifacts: &Artifacts,
+) -> Result<CorpusManifest, ShardingError> {
+    let (spec, called, labels) = (spec.clone(), called.map(String::from), labels.clone());
+    let surveyed = Arc::new(spawn_blocking(move || survey_corpus(&spec, &labels, called.as_deref())).await??);
     let (parts_in, parts) = mpsc::channel(PARTS);
     let reading = {
         let surveyed = surveyed.clone();
-        spawn_blocking(move || read_parts(&surveyed, &parts_in))
+        spawn_blocking(move || read_parts(&surveyed, evaluated, &parts_in))
     };
     let cores = Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get)));
     let stored = |part: Result<Part, CorpusError>| store(part, cores.clone(), artifacts);
     let mut stored = ReceiverStream::new(parts).map(stored).buffered(IN_FLIGHT);
     let mut splits: BTreeMap<Split, SplitManifest> =
         surveyed.splits().map(|split| (split, Default::default())).collect();
-    while let Some((split, shard)) = stored.try_next().await? {
+    let mut speakers = 0;
+    while let Some((split, shard, of_shard)) = stored.try_next().await? {
         splits.entry(split).or_default().shards.push(shard);
+        speakers = of_shard.max(speakers);
     }
     reading.await?;
-    Ok(shard::manifest(surveyed.name(), surveyed.labels(), splits))
+    Ok(shard::manifest(surveyed.name(), surveyed.labels(), speakers, splits))
 }
 
 /// Hands on all parts in order, or the first error; stops where nobody takes them any more.
-fn read_parts(surveyed: &Surveyed, parts: &mpsc::Sender<Result<Part, CorpusError>>) {
+fn read_parts(surveyed: &Surveyed, evaluated: Share, parts: &mpsc::Sender<Result<Part, CorpusError>>) {
     for split in surveyed.splits() {
         let dialogues = match surveyed.dialogues(split) {
             Ok(dialogues) => dialogues,
             Err(error) => return drop(parts.blocking_send(Err(error))),
         };
-        for part in shard::deal(dialogues) {
+        let share = if split == Split::Train { Share::WHOLE } else { evaluated };
+        for part in shard::deal(shard::spread(dialogues, share)) {
             let last = part.is_err();
             if parts.blocking_send(part.map(|part| (split, part))).is_err() || last {
                 return;
@@ -98,21 +127,23 @@ fn read_parts(surveyed: &Surveyed, parts: &mpsc::Sender<Result<Part, CorpusError
     }
 }
 
+/// The stored shard of a part, and the number of speakers of its dialogue with the most.
 async fn store(
     part: Result<Part, CorpusError>,
     cores: Arc<Semaphore>,
     artifacts: &Artifacts,
-) -> Result<(Split, Shard), ShardingError> {
+) -> Result<(Split, Shard, u32), ShardingError> {
     let (split, part) = part?;
     let count = |n: usize| u32::try_from(n).expect("a dialogue in memory has fewer than 2^32 utterances");
     let (dialogues, utterances) = (count(part.len()), count(part.iter().map(|d| d.utterances.len()).sum()));
+    let speakers = part.iter().flat_map(|d| &d.utterances).map(|u| u.speaker + 1).max().unwrap_or(0);
     let bytes = {
         let _core = cores.acquire_owned().await.expect("the semaphore is never closed");
         spawn_blocking(move || encode(&part)).await?
     };
     let size = bytes.len() as u64;
     let digest = artifacts.put(Bytes::from(bytes)).await?;
-    Ok((split, Shard { digest, bytes: size, dialogues, utterances }))
+    Ok((split, Shard { digest, bytes: size, dialogues, utterances, part: 0 }, speakers))
 }
 
 #[cfg(test)]
@@ -128,7 +159,7 @@ mod tests {
         let artifacts = Artifacts::open(store.path()).await.unwrap();
         let path = folder.to_string_lossy().into_owned();
         let spec = CorpusSpec { path, layout: "auto".into(), ..JobSpec::default().corpus };
-        let manifest = shard_corpus(&spec, &artifacts).await?;
+        let manifest = shard_corpus(&spec, None, &LabelsSpec::default(), Share::WHOLE, &artifacts).await?;
         for shard in manifest.splits.values().flat_map(|split| &split.shards) {
             assert_eq!(artifacts.get(&shard.digest).await.unwrap().len() as u64, shard.bytes);
         }

@@ -9,7 +9,7 @@ use insula_proto::{
 
 use super::{
     super::{
-        event::{Artifact, Event, Report},
+        event::{Artifact, Embedded, Event, Report},
         state::{Job, State, TaskKind, Worker},
     },
     Judgement, Refusal, done, held,
@@ -29,7 +29,7 @@ pub(super) fn report(
     let job = &state.jobs[&held.job];
     fits(job, held.task, report)?;
     let base = base_of(job, base, report)?;
-    if is_known_epoch(job, report) {
+    if is_known_epoch(job, held.task, report) {
         return Ok(done(vec![]));
     }
     let report = Box::new(report.clone());
@@ -51,12 +51,12 @@ fn is_late_release(revoked: Option<LeaseId>, lease: LeaseId, report: &Report) ->
 }
 
 /// An epoch that a training reports again after it resumed, with the adapter it had then.
-fn is_known_epoch(job: &Job, report: &Report) -> bool {
+fn is_known_epoch(job: &Job, task: TaskIndex, report: &Report) -> bool {
     let digests =
         |files: &[Artifact]| files.iter().map(|f| (f.name.clone(), f.digest.clone())).collect::<BTreeSet<_>>();
-    match report {
-        Report::EpochTrained { epoch, adapter } => {
-            job.training.epochs.get(epoch).is_some_and(|known| digests(known) == digests(adapter))
+    match (report, job.task(task).kind) {
+        (Report::EpochTrained { epoch, adapter }, TaskKind::Train { stage }) => {
+            job.stages[stage].epochs.get(epoch).is_some_and(|known| digests(known) == digests(adapter))
         }
         _ => false,
     }
@@ -64,7 +64,7 @@ fn is_known_epoch(job: &Job, report: &Report) -> bool {
 
 /// The base of a result, which must be the job's.
 fn base_of(job: &Job, base: Option<&Digest>, report: &Report) -> Result<Option<Digest>, Refusal> {
-    if matches!(report, Report::Failed { .. } | Report::Released { .. }) {
+    if matches!(report, Report::Failed { .. } | Report::Released { .. } | Report::Embedded(_)) {
         return Ok(None);
     }
     let found = base.ok_or(Refusal::NoBase { job: job.id })?;
@@ -80,29 +80,51 @@ fn base_of(job: &Job, base: Option<&Digest>, report: &Report) -> Result<Option<D
 fn fits(job: &Job, index: TaskIndex, report: &Report) -> Result<(), Refusal> {
     let kind = job.task(index).kind;
     let wrong = |found| Refusal::WrongReport { job: job.id, task: job.what(index), found };
-    let epochs = job.spec.train.epochs;
     match (report, kind) {
         (Report::Failed { .. } | Report::Released { .. }, _) => Ok(()),
-        (Report::Evaluated(_), TaskKind::Train) => Err(wrong("an evaluation")),
+        (Report::Embedded(embedded), TaskKind::Embed { .. }) => fits_embedded(job, index, embedded),
+        (Report::Embedded(_), _) => Err(wrong("embeddings")),
+        (Report::Evaluated(_), TaskKind::Train { .. } | TaskKind::Embed { .. }) => Err(wrong("an evaluation")),
         (Report::Evaluated(evaluated), _) => {
             fits_shard(job, index, "strict", &evaluated.strict)?;
             fits_shard(job, index, "paper", &evaluated.paper)
         }
-        (Report::Checkpoint(_), TaskKind::Train) => Ok(()),
-        (Report::EpochTrained { epoch, .. }, TaskKind::Train) if !(1..=epochs).contains(epoch) => {
-            Err(Refusal::NoSuchEpoch { job: job.id, epoch: *epoch, epochs })
-        }
-        (Report::EpochTrained { epoch, adapter }, TaskKind::Train) if adapter.is_empty() => {
-            Err(Refusal::NoAdapter { job: job.id, epoch: *epoch })
-        }
-        (Report::EpochTrained { .. }, TaskKind::Train) => Ok(()),
-        (Report::Trained(_), TaskKind::Train) => {
-            match (1..=epochs).find(|epoch| !job.training.epochs.contains_key(epoch)) {
-                Some(epoch) => Err(Refusal::EpochMissing { job: job.id, epoch }),
-                None => Ok(()),
-            }
-        }
+        (training, TaskKind::Train { stage }) => fits_stage(job, stage, training),
         (Report::Checkpoint(_) | Report::EpochTrained { .. } | Report::Trained(_), _) => Err(wrong("a training")),
+    }
+}
+
+/// Whether a training may say so: its epochs are the recipe's, each has an adapter, and all are there in the end.
+fn fits_stage(job: &Job, stage: usize, report: &Report) -> Result<(), Refusal> {
+    let (job_id, epochs) = (job.id, job.stage_specs()[stage].train.epochs);
+    match report {
+        Report::EpochTrained { epoch, .. } if !(1..=epochs).contains(epoch) => {
+            Err(Refusal::NoSuchEpoch { job: job_id, epoch: *epoch, epochs })
+        }
+        Report::EpochTrained { epoch, adapter } if adapter.is_empty() => {
+            Err(Refusal::NoAdapter { job: job_id, epoch: *epoch })
+        }
+        Report::Trained(_) => match (1..=epochs).find(|epoch| !job.stages[stage].epochs.contains_key(epoch)) {
+            Some(epoch) => Err(Refusal::EpochMissing { job: job_id, epoch }),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Whether every utterance of the shard was embedded once, by the encoder of the shards before.
+fn fits_embedded(job: &Job, index: TaskIndex, embedded: &Embedded) -> Result<(), Refusal> {
+    let (split, shard) = job.shard_of(job.task(index).kind).expect("embeddings are of a shard");
+    let expected = u64::from(job.corpus.splits[&split].shards[shard].utterances);
+    if embedded.rows != expected {
+        let task = job.what(index);
+        return Err(Refusal::WrongRows { job: job.id, task, expected, found: embedded.rows });
+    }
+    match job.encoder().or(job.spec.retrieval.digest.as_ref()) {
+        Some(encoder) if *encoder != embedded.encoder => {
+            Err(Refusal::OtherEncoder { job: job.id, expected: encoder.clone(), found: embedded.encoder.clone() })
+        }
+        _ => Ok(()),
     }
 }
 

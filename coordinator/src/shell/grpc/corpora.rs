@@ -3,6 +3,7 @@
 use insula_proto::{
     convert,
     ids::Digest,
+    job::JobSpec,
     v1::{self, corpora_server::Corpora},
 };
 use tonic::{Request, Response, Status};
@@ -16,7 +17,8 @@ impl Corpora for Desk {
         &self,
         request: Request<v1::ImportCorpusRequest>,
     ) -> Result<Response<v1::ImportCorpusResponse>, Status> {
-        let spec = convert::corpus_spec(request.into_inner().corpus.unwrap_or_default());
+        let corpus = convert::corpus_spec(request.into_inner().corpus.unwrap_or_default());
+        let spec = JobSpec { corpus, ..JobSpec::default() };
         let corpus = Desk::import(self, &spec).await.map_err(sharding_status)?;
         let answer = v1::CorpusManifest::from(&corpus);
         self.owner.ask(schedule::Request::Import { corpus }).await.map_err(ask_status)?;

@@ -4,7 +4,7 @@ use insula_proto::{
     convert,
     corpus::{CorpusManifest, Split},
     ids::JobId,
-    job::JobSpec,
+    job::{Candidates, JobSpec, Violation},
     v1::{self, jobs_server::Jobs},
 };
 use tokio::sync::mpsc;
@@ -27,8 +27,12 @@ impl Jobs for Desk {
         let spec = convert::job_spec(spec.unwrap_or_default()).map_err(bad_request)?;
         let corpus = match self.known_corpus(&request_id) {
             Some(corpus) => corpus,
-            None => self.import(&spec.corpus).await.map_err(sharding_status)?,
+            None => self.import(&spec).await.map_err(sharding_status)?,
         };
+        let empty = empty_splits(&corpus, &spec);
+        if !empty.is_empty() {
+            return Err(bad_request(empty));
+        }
         let warnings = warnings(&corpus, &spec);
         let request = schedule::Request::Submit { request_id, spec: Box::new(spec), corpus };
         match self.owner.ask(request).await.map_err(ask_status)? {
@@ -168,14 +172,31 @@ fn unreadable(error: sqlx::Error) -> Status {
     Status::internal(format!("the journal cannot be read: {error}"))
 }
 
+/// Splits of which `evaluate.share` leaves nothing to evaluate.
+fn empty_splits(corpus: &CorpusManifest, spec: &JobSpec) -> Vec<Violation> {
+    let empty = corpus.splits.iter().filter(|(_, manifest)| manifest.shards.is_empty());
+    let violation = |(split, _): (&Split, _)| Violation {
+        field: "evaluate.share".into(),
+        description: format!("{} leaves no dialogue of {split}: expected a larger share", spec.evaluate.share),
+    };
+    empty.map(violation).collect()
+}
+
 /// What can be done, but may not be what was meant.
 fn warnings(corpus: &CorpusManifest, spec: &JobSpec) -> Vec<String> {
-    let train = corpus.splits.get(&Split::Train).map_or(0, |split| split.utterances());
-    let samples = spec.data.share.of(train);
+    let samples = spec.sampled(&corpus.utterances_by_part(Split::Train));
     let mut warnings = Vec::new();
-    if samples < u64::from(spec.train.batch) && spec.evaluate.arms.contains(&insula_proto::job::Arm::Trained) {
+    if samples < u64::from(spec.train.batch) && spec.trains() {
         let batch = spec.train.batch;
         warnings.push(format!("data.share leaves {samples} training samples, less than one update of {batch}"));
+    }
+    let given_away = spec.trains() && spec.retrieval.k > 0 && spec.retrieval.training == Candidates::SameLabel;
+    if given_away {
+        warnings.push(
+            "retrieval.training = \"same-label\": a training prompt's demonstration has its answer's label, and the model \
+             may learn to copy it; add the arm shuffled-demonstrations to see whether it does"
+                .into(),
+        );
     }
     warnings
 }

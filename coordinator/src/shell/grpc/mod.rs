@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use insula_proto::{
     corpus::CorpusManifest,
     ids::JobId,
-    job::{CorpusSpec, Violation},
+    job::{JobSpec, Violation},
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,7 +25,7 @@ use super::{
     clock::Clock,
     logs::{LogError, Logs},
     owner::{AskError, OwnerHandle},
-    sharding::{ShardingError, shard_corpus},
+    sharding::{ShardingError, shard_job},
     store::Reader,
 };
 use crate::schedule::{Job, Refusal};
@@ -68,10 +68,10 @@ impl Desk {
         self.owner.board().job(id).ok_or_else(|| Status::not_found(format!("{id} does not exist")))
     }
 
-    /// Reads a corpus and puts its shards in the store.
-    async fn import(&self, spec: &CorpusSpec) -> Result<CorpusManifest, ShardingError> {
+    /// Reads a job's corpora and puts their shards in the store.
+    async fn import(&self, spec: &JobSpec) -> Result<CorpusManifest, ShardingError> {
         let _turn = self.imports.acquire().await.expect("the semaphore is never closed");
-        shard_corpus(spec, &self.artifacts).await
+        shard_job(spec, &self.artifacts).await
     }
 }
 
@@ -79,6 +79,9 @@ fn sharding_status(error: ShardingError) -> Status {
     match error {
         ShardingError::Corpus(error) => {
             bad_request(vec![Violation { field: error.field().into(), description: error.to_string() }])
+        }
+        ShardingError::Mix(error) => {
+            bad_request(vec![Violation { field: "labels.file".into(), description: error.to_string() }])
         }
         ShardingError::Artifact(error) => artifact_status(error),
         ShardingError::Panicked(_) => Status::internal(error.to_string()),
@@ -106,16 +109,22 @@ fn ask_status(error: AskError) -> Status {
             Refusal::RequestIdTaken { .. } => Status::already_exists(message),
             Refusal::NotAName(_) => invalid("name")(message),
             Refusal::NotARequestId(_) => invalid("request_id")(message),
+            Refusal::NoStart { .. } => bad_request(vec![Violation {
+                field: "adapter.from".into(),
+                description: message.trim_start_matches("adapter.from: ").into(),
+            }]),
             Refusal::WrongReport { .. }
             | Refusal::NoBase { .. }
             | Refusal::NoSuchEpoch { .. }
             | Refusal::NoAdapter { .. }
             | Refusal::WrongTally { .. }
+            | Refusal::WrongRows { .. }
             | Refusal::NotClaimed { .. } => Status::invalid_argument(message),
             Refusal::UnknownWorker(_)
             | Refusal::OtherVersion { .. }
             | Refusal::StaleLease { .. }
             | Refusal::OtherBase { .. }
+            | Refusal::OtherEncoder { .. }
             | Refusal::EpochMissing { .. } => Status::failed_precondition(message),
         },
     }

@@ -1,7 +1,9 @@
 //! Between the schedule's types and the wire's messages.
 
 use insula_proto::{
+    corpus::Split,
     ids::{Digest, TaskIndex},
+    job::Arm,
     tally::Tally,
     v1,
 };
@@ -11,7 +13,7 @@ use super::invalid;
 use crate::{
     schedule::{
         Grant, Job,
-        event::{Artifact, Checkpoint, Evaluated, FailureClass, PhaseName, Progress, Report, Story, Trained},
+        event::{Artifact, Checkpoint, Embedded, Evaluated, FailureClass, PhaseName, Progress, Report, Story, Trained},
         state::{Phase, TaskKind, TaskState},
         tokens::Claim,
     },
@@ -119,19 +121,40 @@ pub(super) fn lease(grant: &Grant) -> v1::Lease {
 }
 
 fn task(job: &Job, kind: TaskKind) -> v1::lease::Task {
-    let Some((split, shard)) = job.shard_of(kind) else {
-        let kept = job.training.checkpoints.iter();
-        let checkpoints =
-            kept.map(|c| v1::Checkpoint { update: c.update, manifest_digest: c.manifest.to_string() }).collect();
-        return v1::lease::Task::Train(v1::TrainTask { checkpoints });
-    };
-    let arm = if matches!(kind, TaskKind::ZeroShot { .. }) { "zero-shot" } else { "trained" };
-    v1::lease::Task::Evaluate(v1::EvaluateTask {
-        arm: arm.into(),
-        split: split.to_string(),
-        shards: vec![(&job.corpus.splits[&split].shards[shard]).into()],
-        adapter: job.adapter_of(kind).map(|files| artifacts(files)).unwrap_or_default(),
-    })
+    let adapter = job.adapter_of(kind).map(|files| artifacts(files)).unwrap_or_default();
+    let embeddings = |split| job.embeddings(split).unwrap_or_default().into_iter().map(embedding).collect::<Vec<_>>();
+    let shard = |split: Split, place: usize| v1::Shard::from(&job.corpus.splits[&split].shards[place]);
+    match kind {
+        TaskKind::Train { stage } => {
+            let kept = job.stages[stage].checkpoints.iter();
+            let checkpoints =
+                kept.map(|c| v1::Checkpoint { update: c.update, manifest_digest: c.manifest.to_string() }).collect();
+            let stage = u32::try_from(stage).expect("a job has fewer than 2^32 stages");
+            v1::lease::Task::Train(v1::TrainTask { checkpoints, stage, adapter, embeddings: embeddings(Split::Train) })
+        }
+        TaskKind::Embed { split, shard: place } => v1::lease::Task::Embed(v1::EmbedTask {
+            split: split.to_string(),
+            shard: Some(shard(split, place)),
+            encoder_digest: job.encoder().map(Digest::to_string).unwrap_or_default(),
+        }),
+        TaskKind::ZeroShot { .. } | TaskKind::Dev { .. } | TaskKind::Trained { .. } | TaskKind::Shuffled { .. } => {
+            let (split, place) = job.shard_of(kind).expect("an evaluation is of a shard");
+            let retrieves = kind.arm() != Some(Arm::ZeroShot);
+            let of_shard = embeddings(split).into_iter().skip(place).take(1);
+            v1::lease::Task::Evaluate(v1::EvaluateTask {
+                arm: kind.arm().unwrap_or(Arm::Trained).as_str().into(),
+                split: split.to_string(),
+                shards: vec![shard(split, place)],
+                adapter,
+                train_embeddings: if retrieves { embeddings(Split::Train) } else { vec![] },
+                embeddings: of_shard.filter(|_| retrieves).collect(),
+            })
+        }
+    }
+}
+
+fn embedding(embedded: &Embedded) -> v1::Embedding {
+    v1::Embedding { encoder_digest: embedded.encoder.to_string(), artifact: embedded.embeddings.digest.to_string() }
 }
 
 pub(super) fn artifacts(files: &[Artifact]) -> Vec<v1::Artifact> {
@@ -208,6 +231,14 @@ pub(super) fn parsed_report(report: Option<v1::report_request::Report>) -> Resul
             seconds: finite(e.seconds),
             peak_rss_bytes: e.peak_rss_bytes,
             predictions: parsed_artifact(e.predictions.unwrap_or_default())?,
+            copied: e.copied,
+        }),
+        Wire::Embedded(e) => Report::Embedded(Embedded {
+            encoder: e.encoder_digest.parse().map_err(invalid("embedded.encoder_digest"))?,
+            rows: e.rows,
+            embeddings: parsed_artifact(e.embeddings.unwrap_or_default())?,
+            cached: e.cached,
+            seconds: finite(e.seconds),
         }),
         Wire::Failed(f) => Report::Failed { class: failure_class(f.class()), message: f.message },
         Wire::Released(r) => Report::Released { reason: r.reason },
