@@ -100,9 +100,8 @@ fn head(criterion: &mut Criterion, cpu: &Cpu) {
     group.throughput(Throughput::Elements(SUPERVISED as u64));
     let offsets: Vec<u32> = (0..=SUPERVISED as u32).collect();
     let ids: Vec<u32> = (0..SUPERVISED as u32).map(|row| row * 1000).collect();
-    let (device_offsets, device_ids, counts) =
-        (indices(cpu, &offsets), indices(cpu, &ids), indices(cpu, &[1; SUPERVISED]));
-    let targets = Targets { offsets: &device_offsets, ids: &device_ids, counts: &counts };
+    let (device_offsets, device_ids, weights) = (indices(cpu, &offsets), indices(cpu, &ids), buffer(cpu, SUPERVISED));
+    let targets = Targets { offsets: &device_offsets, ids: &device_ids, weights: &weights };
     let (mut logits, mut loss) = (buffer(cpu, SUPERVISED * VOCAB), buffer(cpu, SUPERVISED));
     let wanted = Wanted { offsets: &offsets, ids: &ids };
     group.bench_function("read_out", |b| b.iter(|| cpu.read_out(black_box(&logits), VOCAB, &wanted)));

@@ -102,13 +102,13 @@ pub struct Sight<'a, I> {
 
 /// Supervised tokens per row, compressed: row `r` has the entries `offsets[r]..offsets[r + 1]`.
 #[derive(Debug)]
-pub struct Targets<'a, I> {
+pub struct Targets<'a, I, F> {
     /// `[rows + 1]`, ascending from 0.
     pub offsets: &'a I,
     /// Token id of each entry.
     pub ids: &'a I,
-    /// How many times the entry counts.
-    pub counts: &'a I,
+    /// How much each entry counts, 0 or more.
+    pub weights: &'a F,
 }
 
 /// Tokens whose log-probability is asked for, compressed like [`Targets`].
@@ -394,7 +394,7 @@ pub trait Backend {
         out: &mut Self::Buffer,
     ) -> Result<(), KernelError>;
 
-    /// `loss[r] = sum over r's targets of count * -log softmax(logits[r])[id]`, and replaces the logits by that sum's
+    /// `loss[r] = sum over r's targets of weight * -log softmax(logits[r])[id]`, and replaces the logits by that sum's
     /// gradient; `logits: [R, vocab]`, `loss: [R]`.
     ///
     /// # Errors
@@ -403,7 +403,7 @@ pub trait Backend {
         &self,
         logits: &mut Self::Buffer,
         vocab: usize,
-        targets: &Targets<'_, Self::Indices>,
+        targets: &Targets<'_, Self::Indices, Self::Buffer>,
         loss: &mut Self::Buffer,
     ) -> Result<(), KernelError>;
 

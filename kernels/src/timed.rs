@@ -171,7 +171,7 @@ impl<B: Backend> Backend for Timed<B> {
         swiglu_back(gate: &B::Buffer, up: &B::Buffer, dout: &mut B::Buffer, dup: &mut B::Buffer) -> ();
         gather_rows(x: &B::Buffer, rows: &B::Indices, width: usize, out: &mut B::Buffer) -> ();
         scatter_add_rows(x: &B::Buffer, rows: &B::Indices, width: usize, out: &mut B::Buffer) -> ();
-        cross_entropy(logits: &mut B::Buffer, vocab: usize, targets: &Targets<'_, B::Indices>,
+        cross_entropy(logits: &mut B::Buffer, vocab: usize, targets: &Targets<'_, B::Indices, B::Buffer>,
             loss: &mut B::Buffer) -> ();
         read_out(logits: &B::Buffer, vocab: usize, wanted: &Wanted<'_>) -> Readout;
         adamw(step: &AdamW, gradient: &B::Buffer, params: &mut B::Buffer, first: &mut B::Buffer,

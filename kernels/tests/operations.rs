@@ -265,17 +265,18 @@ fn rotation_backward_undoes_rotation_forward() {
 }
 
 #[test]
-fn cross_entropy_weighs_each_target_by_its_count() {
+fn cross_entropy_weighs_each_target() {
     let cpu = Cpu::new(2).unwrap();
     let mut logits = cpu.upload(&[0.0, 0.0, 3f32.ln(), 5.0, 5.0, 5.0]).unwrap();
     let index = |values: &[u32]| cpu.indices(values).unwrap();
-    let (offsets, ids, counts) = (index(&[0, 2, 3]), index(&[0, 2, 1]), index(&[1, 2, 1]));
+    let (offsets, ids) = (index(&[0, 2, 3]), index(&[0, 2, 1]));
+    let weights = cpu.upload(&[1.0, 2.5, 0.5]).unwrap();
     let mut loss = cpu.alloc([1, 2]).unwrap();
-    cpu.cross_entropy(&mut logits, 3, &Targets { offsets: &offsets, ids: &ids, counts: &counts }, &mut loss).unwrap();
+    cpu.cross_entropy(&mut logits, 3, &Targets { offsets: &offsets, ids: &ids, weights: &weights }, &mut loss).unwrap();
     let fifth = 0.2f64;
-    close("loss", &cpu.download(&loss).unwrap(), &[-fifth.ln() - 2.0 * 0.6f64.ln(), 3f64.ln()], 1e-6);
-    let third = 1.0 / 3.0;
-    let expected = [3.0 * fifth - 1.0, 3.0 * fifth, 3.0 * 0.6 - 2.0, third, third - 1.0, third];
+    close("loss", &cpu.download(&loss).unwrap(), &[-fifth.ln() - 2.5 * 0.6f64.ln(), 0.5 * 3f64.ln()], 1e-6);
+    let sixth = 1.0 / 6.0;
+    let expected = [3.5 * fifth - 1.0, 3.5 * fifth, 3.5 * 0.6 - 2.5, sixth, sixth - 0.5, sixth];
     close("gradient", &cpu.download(&logits).unwrap(), &expected, 1e-6);
 }
 

@@ -45,6 +45,14 @@ pub enum EngineError {
         /// All its tokens.
         tokens: usize,
     },
+    /// An example whose weight is not one.
+    #[error("example {example}: weight {weight}, expected a finite number, 0 or more")]
+    Weight {
+        /// Index of the example.
+        example: usize,
+        /// Its weight.
+        weight: f32,
+    },
     /// A token id the embedding has no row for.
     #[error("{what} {index}: token {token} is outside the vocabulary of {vocab}")]
     Token {
@@ -85,21 +93,25 @@ pub fn precision_of(asked: job::Precision) -> Precision {
 }
 
 /// A training sequence: a prompt and the answer to learn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Example {
     /// All token ids: prompt, answer, end of sequence.
     pub ids: Vec<u32>,
     /// How many of them are prompt; the loss covers `ids[prompt_tokens..]`.
     pub prompt_tokens: usize,
+    /// How much the loss of each of its supervised tokens counts: 1 as it is, 0 not at all.
+    pub weight: f32,
 }
 
 /// What one slot adds to an update. Sums, so that slots add.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlotGradient {
-    /// Cross entropy summed over the supervised tokens.
+    /// Cross entropy summed over the supervised tokens, each times its example's weight.
     pub loss_sum: f64,
     /// Supervised tokens, with multiplicity.
     pub supervised_tokens: u64,
+    /// Weights of the supervised tokens, summed; their number where every example weighs 1.
+    pub weight_sum: f64,
     /// Distinct tree tokens of the slot's sequences.
     pub tree_tokens: u64,
     /// Gradient of `loss_sum`, laid out as the adapter's parameters.
@@ -177,7 +189,8 @@ impl<B: Backend> Engine<B> {
         let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
         Ok(SlotGradient {
             loss_sum,
-            supervised_tokens: supervision.tokens(),
+            supervised_tokens: supervision.tokens,
+            weight_sum: supervision.weight_sum,
             tree_tokens: count_tree_tokens(&sequences),
             gradient: backend.download(&grads)?,
         })
@@ -258,7 +271,7 @@ fn plant(examples: &[Example]) -> (Forest, Supervision) {
     let pairs = examples
         .iter()
         .zip(&forest.paths)
-        .flat_map(|(example, path)| (example.prompt_tokens..example.ids.len()).map(|i| (path[i - 1], example.ids[i])));
+        .flat_map(|(e, path)| (e.prompt_tokens..e.ids.len()).map(|i| (path[i - 1], e.ids[i], e.weight)));
     let supervision = Supervision::gather(pairs.collect());
     (forest, supervision)
 }
@@ -266,6 +279,9 @@ fn plant(examples: &[Example]) -> (Forest, Supervision) {
 fn check_examples(examples: &[Example], vocab: usize) -> Result<(), EngineError> {
     let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
     check_tokens("example", &sequences, vocab)?;
+    if let Some(example) = examples.iter().position(|e| !(e.weight.is_finite() && e.weight >= 0.0)) {
+        return Err(EngineError::Weight { example, weight: examples[example].weight });
+    }
     match examples.iter().position(|e| e.prompt_tokens == 0 || e.prompt_tokens >= e.ids.len()) {
         None => Ok(()),
         Some(example) => Err(EngineError::Unsupervised {
@@ -293,7 +309,7 @@ mod tests {
     use super::*;
 
     fn example(ids: &[u32], prompt_tokens: usize) -> Example {
-        Example { ids: ids.to_vec(), prompt_tokens }
+        Example { ids: ids.to_vec(), prompt_tokens, weight: 1.0 }
     }
 
     #[test]
@@ -302,7 +318,7 @@ mod tests {
             plant(&[example(&[1, 2, 3, 9], 2), example(&[1, 2, 3, 9], 2), example(&[1, 2, 4], 2)]);
         assert_eq!(forest.tokens, [1, 2, 3]);
         assert_eq!((supervision.rows.as_slice(), supervision.ids.as_slice()), (&[1, 2][..], &[3, 4, 9][..]));
-        assert_eq!((supervision.counts.as_slice(), supervision.tokens()), (&[2, 1, 2][..], 5));
+        assert_eq!((supervision.weights.as_slice(), supervision.tokens), (&[2.0, 1.0, 2.0][..], 5));
     }
 
     #[test]
@@ -311,6 +327,8 @@ mod tests {
             let refused = check_examples(&[example(&[1, 2], 1), example(&[1, 2, 3], prompt_tokens)], 10);
             assert!(matches!(refused, Err(EngineError::Unsupervised { example: 1, .. })), "{refused:?}");
         }
+        let refused = check_examples(&[Example { weight: -1.5, ..example(&[1, 2], 1) }], 10).unwrap_err().to_string();
+        assert_eq!(refused, "example 0: weight -1.5, expected a finite number, 0 or more");
         let refused = check_examples(&[example(&[1, 12], 1)], 10).unwrap_err().to_string();
         assert_eq!(refused, "example 0: token 12 is outside the vocabulary of 10");
     }

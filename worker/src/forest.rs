@@ -143,10 +143,10 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// Which rows predict which tokens, and how often; what the loss is computed over.
+/// Which rows predict which tokens, and how much each counts; what the loss is computed over.
 ///
-/// Compressed by row: `rows[r]` predicts `ids[e]` `counts[e]` times for `e` in `offsets[r]..offsets[r + 1]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Compressed by row: `rows[r]` predicts `ids[e]` with `weights[e]` for `e` in `offsets[r]..offsets[r + 1]`.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Supervision {
     /// Rows with at least one target, ascending.
     pub rows: Vec<u32>,
@@ -154,40 +154,37 @@ pub struct Supervision {
     pub offsets: Vec<u32>,
     /// Target token of each entry, ascending within a row.
     pub ids: Vec<u32>,
-    /// Multiplicity of each entry.
-    pub counts: Vec<u32>,
+    /// Weight of each entry, summed over the tokens merged into it.
+    pub weights: Vec<f32>,
+    /// Number of supervised tokens, with multiplicity.
+    pub tokens: u64,
+    /// Their weights, summed.
+    pub weight_sum: f64,
 }
 
 impl Supervision {
-    /// Gathers `(row, target token)` pairs, any order, repeated as often as they count.
+    /// Gathers `(row, target token, weight)`, any order, repeated as often as they count; no weight is below 0.
+    ///
+    /// Equal pairs become one entry. Their weights are added in float64 from the least on, so that the order of the
+    /// examples does not matter; whole numbers add exactly.
     #[must_use]
-    pub fn gather(mut pairs: Vec<(u32, u32)>) -> Self {
-        pairs.sort_unstable();
-        let mut supervision = Self::default();
-        let mut previous = None;
-        for (row, id) in pairs {
-            if previous == Some((row, id)) {
-                if let Some(count) = supervision.counts.last_mut() {
-                    *count += 1;
-                }
-                continue;
-            }
+    pub fn gather(mut pairs: Vec<(u32, u32, f32)>) -> Self {
+        // The bits of numbers that are not negative lie in the numbers' order.
+        pairs.sort_unstable_by_key(|(row, id, weight)| (*row, *id, weight.abs().to_bits()));
+        let mut supervision = Self { tokens: pairs.len() as u64, ..Self::default() };
+        for equal in pairs.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let (row, id, _) = equal[0];
             if supervision.rows.last() != Some(&row) {
                 supervision.rows.push(row);
                 supervision.offsets.push(supervision.ids.len() as u32);
             }
+            let weight: f64 = equal.iter().map(|(.., weight)| f64::from(*weight)).sum();
             supervision.ids.push(id);
-            supervision.counts.push(1);
-            previous = Some((row, id));
+            supervision.weights.push(weight as f32);
+            supervision.weight_sum += weight;
         }
         supervision.offsets.push(supervision.ids.len() as u32);
         supervision
-    }
-
-    /// Number of supervised tokens, with multiplicity.
-    #[must_use]
-    pub fn tokens(&self) -> u64 {
-        self.counts.iter().map(|count| u64::from(*count)).sum()
     }
 }
 
@@ -216,11 +213,12 @@ mod tests {
     }
 
     #[test]
-    fn supervision_counts_repeated_pairs() {
-        let supervision = Supervision::gather(vec![(4, 9), (2, 7), (4, 8), (4, 9)]);
+    fn supervision_adds_the_weights_of_repeated_pairs() {
+        let supervision = Supervision::gather(vec![(4, 9, 1.0), (2, 7, 0.5), (4, 8, 0.0), (4, 9, 1.0)]);
         assert_eq!(supervision.rows, [2, 4]);
         assert_eq!(supervision.offsets, [0, 1, 3]);
-        assert_eq!((supervision.ids, supervision.counts), (vec![7, 8, 9], vec![1, 1, 2]));
+        assert_eq!((supervision.tokens, supervision.weight_sum), (4, 2.5));
+        assert_eq!((supervision.ids, supervision.weights), (vec![7, 8, 9], vec![0.5, 0.0, 2.0]));
         assert_eq!(Supervision::gather(Vec::new()).offsets, [0]);
     }
 

@@ -36,7 +36,7 @@ pub struct Training {
 /// What one update did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Advanced {
-    /// Mean loss over the update's supervised tokens, nat, before the step.
+    /// Mean loss over the update's supervised tokens by their weights, nat, before the step.
     pub loss: f64,
     /// The gradient's norm before clipping.
     pub gradient_norm: f64,
@@ -147,14 +147,14 @@ impl Training {
         let place = self.progress.update % self.updates_per_epoch();
         let update = self.epoch.1[place as usize].clone();
         let computed = self.gradient(engine, &update)?;
-        let supervised = computed.supervised as f64;
-        let loss = computed.loss_sum / supervised;
-        let gradient_norm = gradient_norm(&computed.gradient) / supervised;
+        let denominator = computed.denominator();
+        let loss = computed.loss_sum / denominator;
+        let gradient_norm = gradient_norm(&computed.gradient) / denominator;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             return Err(TrainError::Diverged { update: self.progress.update + 1, loss });
         }
         let lr = self.learning_rate();
-        let scale = clip_coefficient(gradient_norm, self.spec.train.clip_norm) / supervised;
+        let scale = clip_coefficient(gradient_norm, self.spec.train.clip_norm) / denominator;
         let config = self.adamw();
         self.optimizer.update(&config, lr as f32, &computed.gradient, scale as f32, &mut self.adapter.params);
         self.count(&update, computed.tree_tokens, loss);
@@ -187,17 +187,17 @@ impl Training {
         let examples: Vec<&Example> = update.iter().map(|sample| &self.examples[sample]).collect();
         let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
         let mut sum = TreeSum::default();
-        let (mut loss_sum, mut supervised, mut tree_tokens) = (0.0, 0, 0);
+        let (mut loss_sum, mut weight_sum, mut tree_tokens) = (0.0, 0.0, 0);
         for slot in plan::slots(&sequences, self.spec.train.slot_tokens as usize) {
             let examples: Vec<Example> = examples[slot].iter().map(|&example| example.clone()).collect();
             let slot = engine.slot_gradient(&self.adapter, &examples)?;
             loss_sum += slot.loss_sum;
-            supervised += slot.supervised_tokens;
+            weight_sum += slot.weight_sum;
             tree_tokens += slot.tree_tokens;
             sum.push(slot.gradient);
         }
         let gradient = sum.finish().expect("an update has at least one sample");
-        Ok(UpdateGradient { gradient, loss_sum, supervised, tree_tokens })
+        Ok(UpdateGradient { gradient, loss_sum, weight_sum, tree_tokens })
     }
 
     fn count(&mut self, update: &[Sample], tree_tokens: u64, loss: f64) {
@@ -224,6 +224,13 @@ impl Training {
 struct UpdateGradient {
     gradient: Vec<f32>,
     loss_sum: f64,
-    supervised: u64,
+    weight_sum: f64,
     tree_tokens: u64,
+}
+
+impl UpdateGradient {
+    /// What makes sums means. An update whose examples all weigh 0 has a gradient of zero, not of nothing.
+    fn denominator(&self) -> f64 {
+        if self.weight_sum > 0.0 { self.weight_sum } else { 1.0 }
+    }
 }

@@ -95,7 +95,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 fn example(value: &Value, prompt: &str, target: &str) -> Example {
     let prompt = ids(&value[prompt]);
-    Example { prompt_tokens: prompt.len(), ids: [prompt, ids(&value[target])].concat() }
+    Example { prompt_tokens: prompt.len(), ids: [prompt, ids(&value[target])].concat(), weight: 1.0 }
 }
 
 /// Frobenius norm of the difference over that of the reference.
@@ -362,7 +362,7 @@ fn parity_decoding_on_equals_running_again() {
 
 fn logprob_of(engine: &mut Engine<Cpu>, adapter: &Adapter, prompt: &[u32], label: &[u32], eos: u32) -> f64 {
     let ids = [prompt, label, &[eos]].concat();
-    -engine.slot_gradient(adapter, &[Example { ids, prompt_tokens: prompt.len() }]).unwrap().loss_sum
+    -engine.slot_gradient(adapter, &[Example { ids, prompt_tokens: prompt.len(), weight: 1.0 }]).unwrap().loss_sum
 }
 
 /// The published base, fetched as the adapter's configuration names it; `None` (and why, on stdout) where it cannot be.

@@ -82,7 +82,7 @@ fn example(sample: Sample, tokenizer: &Tokenizer) -> Result<Example, GivenError>
         Tokens::Ids(ids) => ids,
         Tokens::Text(text) => tokenizer.target(&text)?,
     };
-    Ok(Example { prompt_tokens: prompt.len(), ids: [prompt, target].concat() })
+    Ok(Example { prompt_tokens: prompt.len(), ids: [prompt, target].concat(), weight: 1.0 })
 }
 
 /// A training over given updates.

@@ -11,28 +11,28 @@ pub(super) fn forward_backward(
     vocab: usize,
     offsets: &[u32],
     ids: &[u32],
-    counts: &[u32],
+    weights: &[f32],
     loss: &mut [f32],
 ) {
     assert_eq!(logits.len(), loss.len() * vocab, "a row of logits per loss");
     assert_eq!(offsets.len(), loss.len() + 1, "offsets bound every row");
     logits.par_chunks_mut(vocab).zip(loss.par_iter_mut()).enumerate().for_each(|(r, (logits, loss))| {
         let entries = offsets[r] as usize..offsets[r + 1] as usize;
-        *loss = row(logits, &ids[entries.clone()], &counts[entries]);
+        *loss = row(logits, &ids[entries.clone()], &weights[entries]);
     });
 }
 
-fn row(logits: &mut [f32], ids: &[u32], counts: &[u32]) -> f32 {
+fn row(logits: &mut [f32], ids: &[u32], weights: &[f32]) -> f32 {
     let most = math::max(logits);
     let at_targets: Vec<f32> = ids.iter().map(|id| logits[*id as usize]).collect();
     let sum = math::exp_sum(logits, 1.0, most);
     let lse = most + sum.ln();
-    let total: u32 = counts.iter().sum();
-    math::scale(logits, total as f32 / sum);
-    for (id, count) in ids.iter().zip(counts) {
-        logits[*id as usize] -= *count as f32;
+    let total: f32 = weights.iter().sum();
+    math::scale(logits, total / sum);
+    for (id, weight) in ids.iter().zip(weights) {
+        logits[*id as usize] -= weight;
     }
-    at_targets.iter().zip(counts).map(|(logit, count)| *count as f32 * (lse - logit)).sum()
+    at_targets.iter().zip(weights).map(|(logit, weight)| weight * (lse - logit)).sum()
 }
 
 /// Log-probabilities of the wanted entries, argmax and margin per row.

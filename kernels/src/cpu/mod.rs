@@ -249,11 +249,11 @@ impl Backend for Cpu {
         &self,
         logits: &mut CpuBuffer,
         vocab: usize,
-        targets: &Targets<'_, CpuIndices>,
+        targets: &Targets<'_, CpuIndices, CpuBuffer>,
         loss: &mut CpuBuffer,
     ) -> Result<(), KernelError> {
-        let Targets { offsets, ids, counts } = targets;
-        self.run(|| cross_entropy::forward_backward(logits, vocab, &offsets.0, &ids.0, &counts.0, loss))
+        let Targets { offsets, ids, weights } = targets;
+        self.run(|| cross_entropy::forward_backward(logits, vocab, &offsets.0, &ids.0, weights, loss))
     }
 
     fn read_out(&self, logits: &CpuBuffer, vocab: usize, wanted: &Wanted<'_>) -> Result<Readout, KernelError> {

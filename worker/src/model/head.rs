@@ -22,10 +22,11 @@ impl<B: Backend> Llama<B> {
         for from in (0..rows).step_by(LOGIT_ROWS) {
             let to = rows.min(from + LOGIT_ROWS);
             let mut logits = self.logits_of(&normed, from, to)?;
-            let [offsets, ids, counts] = entries(supervision, from, to);
-            let (offsets, ids, counts) =
-                (self.backend.indices(&offsets)?, self.backend.indices(&ids)?, self.backend.indices(&counts)?);
-            let targets = Targets { offsets: &offsets, ids: &ids, counts: &counts };
+            let (offsets, entries) = entries(supervision, from, to);
+            let (offsets, ids) =
+                (self.backend.indices(&offsets)?, self.backend.indices(&supervision.ids[entries.clone()])?);
+            let weights = self.backend.upload(&supervision.weights[entries])?;
+            let targets = Targets { offsets: &offsets, ids: &ids, weights: &weights };
             let mut loss = self.backend.alloc([to - from, 1])?;
             self.backend.cross_entropy(&mut logits, vocab, &targets, &mut loss)?;
             total += self.backend.download(&loss)?.into_iter().map(f64::from).sum::<f64>();
@@ -85,14 +86,9 @@ impl<B: Backend> Llama<B> {
     }
 }
 
-/// Offsets (from 0), ids and counts of rows `from..to`.
-fn entries(supervision: &Supervision, from: usize, to: usize) -> [std::borrow::Cow<'_, [u32]>; 3] {
+/// Offsets (from 0) of rows `from..to`, and where their entries lie.
+fn entries(supervision: &Supervision, from: usize, to: usize) -> (Vec<u32>, std::ops::Range<usize>) {
     let bounds = &supervision.offsets[from..=to];
     let (first, last) = (bounds[0], bounds[bounds.len() - 1]);
-    let range = first as usize..last as usize;
-    [
-        bounds.iter().map(|offset| offset - first).collect::<Vec<u32>>().into(),
-        supervision.ids[range.clone()].into(),
-        supervision.counts[range].into(),
-    ]
+    (bounds.iter().map(|offset| offset - first).collect(), first as usize..last as usize)
 }

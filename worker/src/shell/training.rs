@@ -119,7 +119,7 @@ fn tokenised(
             dropped_utterances += example.dropped_utterances as u64;
             let prompt_tokens = example.prompt_ids.len();
             let ids = [example.prompt_ids, example.target_ids].concat();
-            examples.insert(*sample, Example { ids, prompt_tokens });
+            examples.insert(*sample, Example { ids, prompt_tokens, weight: 1.0 });
         }
         Ok(())
     })?;

@@ -227,7 +227,8 @@ impl<'a> Bench<'a> {
         for sample in order {
             let example = task.example(&dialogues[sample.dialogue as usize], sample.turn as usize).map_err(input)?;
             let prompt_tokens = example.prompt_ids.len();
-            examples.insert(sample, Example { ids: [example.prompt_ids, example.target_ids].concat(), prompt_tokens });
+            let ids = [example.prompt_ids, example.target_ids].concat();
+            examples.insert(sample, Example { ids, prompt_tokens, weight: 1.0 });
         }
         Ok((corpus.name.clone(), Training::new(spec, samples, examples, adapter)))
     }
