@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use insula_proto::job::{Objective, Template};
 
 /// Trains and evaluates emotion-recognition language models on whatever machines a lab has.
 #[derive(Debug, Parser)]
@@ -299,11 +300,29 @@ pub struct RenderArgs {
     pub n: Option<usize>,
 }
 
-/// A prompt's task.
+/// What a prompt asks.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Task {
     /// InstructERC's main task: the emotion of the last utterance shown.
     Main,
+    /// Who speaks, from the utterance alone.
+    Speaker,
+    /// The emotion of the next utterance, from the history before it.
+    Impact,
+    /// The emotion of an utterance without its dialogue.
+    Plain,
+}
+
+impl Task {
+    /// The objective, and the template it is asked under.
+    pub fn asked(self) -> (Objective, Template) {
+        match self {
+            Task::Main => (Objective::Main, Template::InstructErc),
+            Task::Speaker => (Objective::Speaker, Template::InstructErc),
+            Task::Impact => (Objective::Impact, Template::InstructErc),
+            Task::Plain => (Objective::Main, Template::Plain),
+        }
+    }
 }
 
 /// `insula model`

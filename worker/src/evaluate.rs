@@ -34,6 +34,8 @@ pub struct Counts {
     pub dropped_utterances: u64,
     /// Tokens of the prompts' forests.
     pub tree_tokens: u64,
+    /// Answers that are the label of the prompt's first demonstration.
+    pub copied: u64,
     /// Samples answered.
     pub samples: u64,
 }
@@ -42,7 +44,7 @@ impl Counts {
     /// Nothing counted yet.
     pub fn new(labels: usize) -> Self {
         let (strict, paper) = (Tally::new(labels), Tally::new(labels));
-        Self { strict, paper, close_margins: 0, dropped_utterances: 0, tree_tokens: 0, samples: 0 }
+        Self { strict, paper, close_margins: 0, dropped_utterances: 0, tree_tokens: 0, copied: 0, samples: 0 }
     }
 }
 
@@ -94,7 +96,8 @@ pub fn next_forest(examples: &[Vec<Example>], budget: usize) -> usize {
     examples.iter().take_while(fits).count().max(1).min(examples.len())
 }
 
-/// Answers all prompts of some dialogues in one forest, adds to `counts`, and appends a line each to `lines`.
+/// Answers all prompts of some dialogues in one forest, adds to `counts`, and appends a line each to `lines`. `shown` gives
+/// the label of the first demonstration behind the prompt of a dialogue (by its place here) and turn.
 ///
 /// # Errors
 /// When the engine fails.
@@ -106,19 +109,25 @@ pub fn forest<B: Backend>(
     trie: &LabelTrie,
     setting: &Setting<'_>,
     dialogues: &[(&Dialogue, &[Example])],
+    shown: &dyn Fn(usize, usize) -> Option<Label>,
     counts: &mut Counts,
     lines: &mut Vec<u8>,
 ) -> Result<(), EngineError> {
-    let all = || dialogues.iter().flat_map(|(dialogue, examples)| examples.iter().map(move |e| (*dialogue, e)));
-    let prompts: Vec<Vec<u32>> = all().map(|(_, example)| example.prompt_ids.clone()).collect();
+    let all = || {
+        let placed = dialogues.iter().enumerate();
+        placed.flat_map(|(place, (dialogue, examples))| examples.iter().map(move |e| (place, *dialogue, e)))
+    };
+    let prompts: Vec<Vec<u32>> = all().map(|(_, _, example)| example.prompt_ids.clone()).collect();
     let mode = match setting.mode {
         EvaluateMode::Greedy => EvalMode::Greedy,
         EvaluateMode::Score => EvalMode::Score,
     };
     let scored = engine.evaluate(adapter, &prompts, trie, mode, setting.max_new_tokens)?;
     counts.tree_tokens += count_tree_tokens(&prompts);
-    for ((dialogue, example), scored) in all().zip(&scored) {
+    for ((place, dialogue, example), scored) in all().zip(&scored) {
         let text = answer_text(tokenizer, setting, scored);
+        let read = answer::strict(&text, setting.labels).label();
+        counts.copied += u64::from(read.is_some() && read == shown(place, example.turn));
         count(setting, dialogue, example, scored, &text, counts, lines);
     }
     Ok(())

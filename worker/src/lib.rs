@@ -2,7 +2,7 @@
 //!
 //! In the order the data travels: [`base`] opens the frozen model; [`prompt`] renders a dialogue's turn and
 //! [`tokenize`] makes it token ids; [`tokens`] is their form in the fleet's cache; [`plan`] says which samples form which update and slot; [`forest`] merges a slot's
-//! sequences into a tree; [`model`] runs forward and backward over it and [`engine`] is its front; [`reduce`] adds slot
+//! sequences into a tree; [`model`] runs forward and backward over it and [`engine`] is its front; [`weights`] say how much each sample counts, [`reduce`] adds slot
 //! gradients; [`optimizer`] steps the [`adapter`]; [`train`] and [`checkpoint`] are the run; [`evaluate`], with
 //! [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk. [`seed`] is the only
 //! source of chance, [`memory`] says beforehand what a job will take. All of that is plain functions and states; [`shell`] talks to the coordinator.
@@ -27,3 +27,4 @@ pub mod tokenize;
 pub mod tokens;
 pub mod train;
 pub mod trie;
+pub mod weights;

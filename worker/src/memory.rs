@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use insula_kernels::{Precision, cpu};
-use insula_proto::job::JobSpec;
+use insula_proto::job::Stage;
 
 use crate::adapter::{AdapterConfig, Layout, Target};
 use crate::base::ModelConfig;
@@ -182,12 +182,23 @@ fn merged(plan: &Plan<'_>) -> u64 {
     if plan.merge { 4 * (plan.model.layers * adapted) as u64 } else { 0 }
 }
 
-/// Tree tokens of the longest slot of a whole training, 0 of none. `sequence` gives a sample's token ids.
+/// Tree tokens of the longest slot of a whole stage of a training (its seed is `seed`), 0 of none. `sequence` gives a
+/// sample's token ids.
 #[must_use]
-pub fn longest_slot<'a>(spec: &JobSpec, samples: &[Sample], sequence: impl Fn(&Sample) -> &'a [u32]) -> usize {
-    let (train, mut longest) = (&spec.train, 0);
-    for epoch in 1..=train.epochs {
-        for update in plan::epoch(samples, train.batching, train.batch as usize, spec.seed, epoch) {
+pub fn longest_slot<'a>(
+    stage: &Stage,
+    seed: u64,
+    samples: &[Sample],
+    sequence: impl Fn(&Sample) -> &'a [u32],
+) -> usize {
+    let (train, mut longest) = (&stage.train, 0);
+    let updates_per_pass = samples.len().div_ceil(train.batch as usize).max(1);
+    let passes = match train.updates {
+        0 => train.epochs,
+        updates => updates.div_ceil(u32::try_from(updates_per_pass).unwrap_or(u32::MAX)),
+    };
+    for pass in 1..=passes {
+        for update in plan::pass(samples, train.batching, train.batch as usize, seed, pass) {
             let sequences: Vec<&[u32]> = update.iter().map(&sequence).collect();
             let slots = plan::slots(&sequences, train.slot_tokens as usize);
             longest = slots.into_iter().map(|slot| count_tree_tokens(&sequences[slot])).fold(longest, u64::max);

@@ -1,48 +1,80 @@
 //! Which sample is computed when: share, epochs, updates, slots.
 //!
 //! ```text
-//! all turns --select(share)--> samples --epoch(order, batch)--> updates --slots(token budget)--> slots
+//! all turns --select(share, mix)--> turns --asked(objectives)--> samples --pass(order, batch)--> updates
+//!                                                                 updates --slots(token budget)--> slots
 //! ```
 //!
 //! Everything here is a pure function of recipe and seed, so every worker that asks gets the same answer, and each
 //! sample is in exactly one slot per epoch whatever the number of workers.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
-use insula_proto::job::{Batching, Share};
+use insula_proto::job::{Batching, Mix, Objective, Share};
 use rand::seq::SliceRandom as _;
 
 use crate::seed::{Purpose, generator};
 
-/// One turn of one dialogue, as something to learn: indices into the split.
+/// One turn of one dialogue, as something to learn: indices into the split, and what is asked about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sample {
     /// Place of the dialogue in the split.
     pub dialogue: u32,
     /// Place of the turn in the dialogue.
     pub turn: u32,
+    /// What is asked.
+    pub objective: Objective,
 }
 
-/// The samples that `share` keeps of dialogues with these numbers of turns: `floor(n * share)` of them, drawn without
-/// replacement, in the split's order.
-pub fn select(turns: &[usize], share: Share, seed: u64) -> Vec<Sample> {
+/// A dialogue of the training split, as far as the plan needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turns {
+    /// How many turns it has.
+    pub turns: usize,
+    /// Which part of the corpus it is of.
+    pub part: u32,
+}
+
+/// The turns that `share` keeps of these dialogues, drawn without replacement, in the split's order: `floor(n * share)` of
+/// all of them, or of each part's ([`Mix`]). Each is a sample that asks the main objective.
+pub fn select(dialogues: &[Turns], share: Share, mix: Mix, seed: u64) -> Vec<Sample> {
+    let parts: BTreeSet<u32> = dialogues.iter().map(|dialogue| dialogue.part).collect();
+    if mix == Mix::Total || parts.len() < 2 {
+        return drawn(dialogues, |_| true, share, seed, Purpose::Share);
+    }
+    let of_part = |part| drawn(dialogues, |of: &Turns| of.part == part, share, seed, Purpose::ShareOf { part });
+    let mut samples: Vec<Sample> = parts.into_iter().flat_map(of_part).collect();
+    samples.sort_unstable();
+    samples
+}
+
+fn drawn(dialogues: &[Turns], of: impl Fn(&Turns) -> bool, share: Share, seed: u64, purpose: Purpose) -> Vec<Sample> {
     let count = |n: usize| u32::try_from(n).expect("a split has fewer than 2^32 dialogues and turns");
-    let all = turns.iter().enumerate();
-    let mut samples: Vec<_> = all
-        .flat_map(|(dialogue, &n)| (0..count(n)).map(move |turn| Sample { dialogue: count(dialogue), turn }))
-        .collect();
+    let turns = |(dialogue, of): (usize, &Turns)| {
+        (0..count(of.turns)).map(move |turn| Sample { dialogue: count(dialogue), turn, objective: Objective::Main })
+    };
+    let mut samples: Vec<_> = dialogues.iter().enumerate().filter(|(_, turns)| of(turns)).flat_map(turns).collect();
     let kept = usize::try_from(share.of(samples.len() as u64)).expect("a share keeps at most all");
     if kept < samples.len() {
-        samples.shuffle(&mut generator(seed, Purpose::Share));
+        samples.shuffle(&mut generator(seed, purpose));
         samples.truncate(kept);
         samples.sort_unstable();
     }
     samples
 }
 
-/// The updates of an epoch: every sample once, `batch` in each update but the last.
-pub fn epoch(samples: &[Sample], batching: Batching, batch: usize, seed: u64, epoch: u32) -> Vec<Vec<Sample>> {
-    let mut chance = generator(seed, Purpose::Order { epoch });
+/// Each sample once for every objective of a stage, those of one turn together.
+pub fn asked(samples: &[Sample], objectives: &[Objective]) -> Vec<Sample> {
+    let each = |sample: &Sample| {
+        let sample = *sample;
+        objectives.iter().map(move |&objective| Sample { objective, ..sample })
+    };
+    samples.iter().flat_map(each).collect()
+}
+
+/// The updates of a pass (from 1): every sample once, `batch` in each update but the last.
+pub fn pass(samples: &[Sample], batching: Batching, batch: usize, seed: u64, pass: u32) -> Vec<Vec<Sample>> {
+    let mut chance = generator(seed, Purpose::Order { epoch: pass });
     let order: Vec<Sample> = match batching {
         Batching::Utterance => {
             let mut order = samples.to_vec();
@@ -99,11 +131,44 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn dialogues(parts: &[(u32, usize)]) -> Vec<Turns> {
+        parts.iter().map(|&(part, turns)| Turns { turns, part }).collect()
+    }
+
+    /// Training utterances of IEMOCAP, MELD and EmoryNLP.
+    const PAPER: [(u32, usize); 3] = [(0, 5163), (1, 9989), (2, 7551)];
+
     #[test]
-    fn a_share_of_meld_keeps_the_papers_number_of_samples() {
-        let turns = vec![9989 / 7; 7];
-        assert_eq!(select(&turns, share("1/16"), 42).len(), 9989 / 16);
-        assert_eq!(select(&turns, share("1"), 42).len(), 9989);
+    fn every_share_and_mix_of_the_paper_keeps_what_its_formula_says() {
+        let all = dialogues(&PAPER);
+        for denominator in [1, 2, 4, 8, 16, 32, 64] {
+            let share = share(&format!("1/{denominator}"));
+            let kept = |dialogues: &[Turns], mix| {
+                let samples = select(dialogues, share, mix, 42);
+                let of_part = |part| samples.iter().filter(|s| dialogues[s.dialogue as usize].part == part).count();
+                (samples.len(), [0, 1, 2].map(of_part))
+            };
+            let (total, _) = kept(&all, Mix::Total);
+            assert_eq!(total, (5163 + 9989 + 7551) / denominator);
+            let (ratio, by_part) = kept(&all, Mix::Ratio);
+            assert_eq!(by_part, [5163 / denominator, 9989 / denominator, 7551 / denominator]);
+            assert_eq!(ratio, by_part.iter().sum::<usize>());
+            for (place, (part, turns)) in PAPER.into_iter().enumerate() {
+                let (single, _) = kept(&dialogues(&[(part, turns)]), Mix::Ratio);
+                assert_eq!(single, by_part[place]);
+            }
+        }
+        let single = |place: usize| select(&dialogues(&[PAPER[place]]), share("1/64"), Mix::Total, 42).len();
+        assert_eq!([0, 1, 2].map(single), [80, 156, 117], "the paper's smallest runs");
+    }
+
+    #[test]
+    fn a_stage_asks_every_objective_of_every_sample() {
+        let samples = select(&dialogues(&[(0, 3), (0, 2)]), share("1"), Mix::Total, 1);
+        let both = asked(&samples, &[Objective::Main, Objective::Impact]);
+        assert_eq!(both.len(), 10);
+        assert_eq!((both[0].turn, both[1].turn), (0, 0), "a turn's prompts stand together: they share most tokens");
+        assert_eq!(asked(&samples, &[Objective::Main]), samples);
     }
 
     #[test]
@@ -121,8 +186,9 @@ mod tests {
             turns in prop::collection::vec(0usize..9, 1..12), batch in 1usize..9, seed: u64, utterance: bool, budget in 1usize..40,
         ) {
             let batching = if utterance { Batching::Utterance } else { Batching::Dialogue };
-            let samples = select(&turns, share("2/3"), seed);
-            let updates = epoch(&samples, batching, batch, seed, 3);
+            let turns: Vec<Turns> = turns.iter().map(|&turns| Turns { turns, part: 0 }).collect();
+            let samples = asked(&select(&turns, share("2/3"), Mix::Total, seed), &[Objective::Main, Objective::Impact]);
+            let updates = pass(&samples, batching, batch, seed, 3);
             prop_assert!(updates.iter().rev().skip(1).all(|u| u.len() == batch));
             let mut seen = Vec::new();
             for update in &updates {

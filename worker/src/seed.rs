@@ -8,13 +8,33 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 pub enum Purpose {
     /// Which samples a share keeps.
     Share,
-    /// The order of an epoch (from 1).
+    /// Which samples a share of a part of the corpus keeps.
+    ShareOf {
+        /// The part.
+        part: u32,
+    },
+    /// The order of a pass (from 1) over the samples.
     Order {
-        /// The epoch.
+        /// The pass.
         epoch: u32,
+    },
+    /// A stage of the training after its first.
+    Stage {
+        /// From 1.
+        stage: usize,
+    },
+    /// The labels drawn for shuffled demonstrations.
+    ShuffledLabels {
+        /// Which shard's, by the beginning of its digest's digest.
+        shard: u64,
     },
     /// The adapter's first values.
     Adapter,
+}
+
+/// The seed of a stage of the training: the job's own in the first.
+pub fn of_stage(seed: u64, stage: usize) -> u64 {
+    if stage == 0 { seed } else { number(seed, Purpose::Stage { stage }) }
 }
 
 /// The generator for `purpose` under the job's `seed`.

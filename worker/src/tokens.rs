@@ -14,7 +14,7 @@ use insula_proto::{
     ids::{Digest, Hasher},
 };
 
-use crate::prompt::{FittedPrompt, MainTask, main_prompt};
+use crate::prompt::{FittedPrompt, Prompter};
 
 const MAGIC: &[u8] = b"insula tokens 1\n";
 
@@ -29,23 +29,23 @@ pub struct TokensError(&'static str);
 /// The digest of everything a shard's tokens depend on: equal keys, equal tokens.
 ///
 /// The template stands in it by a prompt it renders, so that a changed template is another key though nobody thought of
-/// it; insula's version stands in it for what a library may change.
-pub fn key(task: &MainTask<'_>, shard: &str) -> Digest {
+/// it, and so that speakers numbered from elsewhere are; insula's version stands in it for what a library may change.
+pub fn key(task: &Prompter<'_>, shard: &str, first_speaker: u32) -> Digest {
     let utterance = |text: &str| Utterance {
         id: "0".into(),
-        speaker: 0,
+        speaker: first_speaker,
         speaker_name: "A".into(),
         text: text.into(),
         gold: Label(0),
     };
-    let rendered = main_prompt(&[utterance("one"), utterance("two")], 1, 1, task.labels);
+    let rendered = task.form.render(&[utterance("one"), utterance("two")], 1, 1);
     let (window, room) = (task.window, task.room);
     let sizes = format!("{window} {} {}", room.context, room.reserve);
     let mut hasher = Hasher::default();
     for part in [&MAGIC.escape_ascii().to_string(), VERSION, &rendered, shard, task.tokenizer.digest(), &sizes] {
         hasher.update(format!("{}:{part}\n", part.len()).as_bytes());
     }
-    for label in task.labels.names() {
+    for label in task.form.answers() {
         hasher.update(format!("label {}:{label}\n", label.len()).as_bytes());
     }
     hasher.finish()
@@ -78,7 +78,7 @@ pub fn encode(prompts: &Prompts) -> Vec<u8> {
 ///
 /// # Errors
 /// When they are not what [`encode`] writes, or cannot be this task's.
-pub fn decode(bytes: &[u8], task: &MainTask<'_>, dialogues: &[Dialogue]) -> Result<Prompts, TokensError> {
+pub fn decode(bytes: &[u8], task: &Prompter<'_>, dialogues: &[Dialogue]) -> Result<Prompts, TokensError> {
     let mut rest = bytes.strip_prefix(MAGIC).ok_or(TokensError("they do not begin as tokens do"))?;
     let mut before: Vec<u32> = Vec::new();
     if take(&mut rest)? != dialogues.len() {
@@ -105,7 +105,7 @@ pub fn decode(bytes: &[u8], task: &MainTask<'_>, dialogues: &[Dialogue]) -> Resu
 fn take_prompt(
     rest: &mut &[u8],
     before: &[u32],
-    task: &MainTask<'_>,
+    task: &Prompter<'_>,
     turn: usize,
 ) -> Result<Option<FittedPrompt>, TokensError> {
     let Some(dropped_utterances) = take(rest)?.checked_sub(1) else { return Ok(None) };
@@ -193,7 +193,7 @@ mod tests {
         ) {
             // Room for the instruction and a short text: some prompts drop utterances, some do not fit at all.
             let (tokenizer, labels, dialogues) = (tokenizer(), labels(), dialogues(&texts));
-            let task = MainTask::new(&tokenizer, &labels, 2, 320, 8).unwrap();
+            let task = Prompter::main(&tokenizer, &labels, 2, 320, 8).unwrap();
             let prompts = task.prompts(&dialogues).unwrap();
             prop_assert_eq!(decode(&encode(&prompts), &task, &dialogues), Ok(prompts));
         }
@@ -204,7 +204,7 @@ mod tests {
         ) {
             let texts = vec![vec!["Hi.".to_owned(), "Oh no!".into(), "What?".into()], vec!["x".repeat(500)]];
             let (tokenizer, labels, dialogues) = (tokenizer(), labels(), dialogues(&texts));
-            let task = MainTask::new(&tokenizer, &labels, 2, 420, 8).unwrap();
+            let task = Prompter::main(&tokenizer, &labels, 2, 420, 8).unwrap();
             let mut bytes = encode(&task.prompts(&dialogues).unwrap());
             let (place, cut) = (place % bytes.len(), cut % bytes.len());
             prop_assert!(decode(&bytes[..cut], &task, &dialogues).is_err());
@@ -221,7 +221,7 @@ mod tests {
     fn a_prompt_that_fits_no_context_is_cached_as_such_and_explained_when_asked_for() {
         let (tokenizer, labels) = (tokenizer(), labels());
         let dialogues = dialogues(&[vec!["short".into(), "x".repeat(500)]]);
-        let task = MainTask::new(&tokenizer, &labels, 2, 420, 8).unwrap();
+        let task = Prompter::main(&tokenizer, &labels, 2, 420, 8).unwrap();
         let mut prompts = decode(&encode(&task.prompts(&dialogues).unwrap()), &task, &dialogues).unwrap();
         let mut completed = |turn: usize| task.completed(&dialogues[0], turn, prompts[0][turn].take());
         assert_eq!(completed(0), task.example(&dialogues[0], 0));
@@ -233,7 +233,7 @@ mod tests {
         let (tokenizer, few) = (tokenizer(), labels());
         let more = LabelSet::new(vec!["sad".into(), "joyful".into(), "mad".into()]).unwrap();
         let of = |labels, window, context, new_tokens, shard| {
-            key(&MainTask::new(&tokenizer, labels, window, context, new_tokens).unwrap(), shard)
+            key(&Prompter::main(&tokenizer, labels, window, context, new_tokens).unwrap(), shard, 0)
         };
         let one = of(&few, 12, 512, 8, "shard 1");
         assert_eq!(one, of(&few, 12, 512, 8, "shard 1"));

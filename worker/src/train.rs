@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use insula_kernels::Backend;
-use insula_proto::job::JobSpec;
+use insula_proto::job::Stage;
 
 use crate::{
     adapter::Adapter,
@@ -19,15 +19,18 @@ use crate::{
     optimizer::{AdamWConfig, AdamWState, clip_coefficient, gradient_norm, lr},
     plan::{self, Sample},
     reduce::TreeSum,
+    weights::{self, Weighed},
 };
 
 /// A training run at the end of some update.
 pub struct Training {
-    spec: JobSpec,
+    stage: Stage,
+    seed: u64,
     samples: Vec<Sample>,
+    /// Each example's weight is its class's.
     examples: BTreeMap<Sample, Example>,
-    /// The updates of the epoch that the next update belongs to.
-    epoch: (u32, Vec<Vec<Sample>>),
+    /// The pass over the samples (from 1) that the next update belongs to, and its updates.
+    pass: (u32, Vec<Vec<Sample>>),
     adapter: Adapter,
     optimizer: AdamWState,
     progress: Progress,
@@ -63,12 +66,19 @@ pub enum TrainError {
 }
 
 impl Training {
-    /// A run before its first update. `examples` holds every sample of `samples`.
-    pub fn new(spec: JobSpec, samples: Vec<Sample>, examples: BTreeMap<Sample, Example>, adapter: Adapter) -> Self {
+    /// A run of a stage before its first update; `seed` is the stage's. `examples` holds every sample of `samples`, each
+    /// with the weight of its class.
+    pub fn new(
+        stage: Stage,
+        seed: u64,
+        samples: Vec<Sample>,
+        examples: BTreeMap<Sample, Example>,
+        adapter: Adapter,
+    ) -> Self {
         let optimizer = AdamWState::new(adapter.params.len());
-        let mut training =
-            Self { spec, samples, examples, epoch: (0, vec![]), adapter, optimizer, progress: Progress::default() };
-        training.plan_epoch();
+        let (pass, progress) = ((0, vec![]), Progress::default());
+        let mut training = Self { stage, seed, samples, examples, pass, adapter, optimizer, progress };
+        training.plan_pass();
         training
     }
 
@@ -84,19 +94,22 @@ impl Training {
         self.adapter.params = state.adapter;
         self.optimizer = AdamWState { m: state.first, v: state.second, step: progress.update };
         self.progress = progress;
-        self.plan_epoch();
+        self.plan_pass();
         Ok(())
     }
 
-    /// Updates in an epoch.
-    fn updates_per_epoch(&self) -> u32 {
-        let updates = self.samples.len().div_ceil(self.spec.train.batch as usize);
+    /// Updates of one pass over the samples.
+    fn updates_per_pass(&self) -> u32 {
+        let updates = self.samples.len().div_ceil(self.stage.train.batch as usize);
         u32::try_from(updates).expect("a split has fewer than 2^32 samples")
     }
 
     /// Updates of the whole training.
     pub fn updates(&self) -> u32 {
-        self.updates_per_epoch() * self.spec.train.epochs
+        match self.stage.train.updates {
+            0 => self.updates_per_pass() * self.stage.train.epochs,
+            updates => updates,
+        }
     }
 
     /// Whether the last update was computed.
@@ -104,9 +117,16 @@ impl Training {
         self.progress.update >= self.updates()
     }
 
+    /// The last update of an epoch (from 1): of a pass, or of its part of a fixed number of updates.
+    fn end_of(&self, epoch: u32) -> u32 {
+        let (epochs, updates) = (u64::from(self.stage.train.epochs), u64::from(self.updates()));
+        u32::try_from(u64::from(epoch) * updates / epochs).expect("no epoch ends after the last update")
+    }
+
     /// The epoch, from 1, of the next update (after the last one: the last epoch).
     pub fn current_epoch(&self) -> u32 {
-        (self.progress.update / self.updates_per_epoch().max(1) + 1).min(self.spec.train.epochs)
+        let epochs = self.stage.train.epochs;
+        (1..epochs).find(|&epoch| self.progress.update < self.end_of(epoch)).unwrap_or(epochs)
     }
 
     /// What was computed so far.
@@ -142,38 +162,37 @@ impl Training {
     /// When the training is finished.
     pub fn advance<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<Advanced, TrainError> {
         assert!(!self.finished(), "a finished training has no next update");
-        engine.set_recompute(self.spec.train.recompute);
-        engine.expect_tokens(self.spec.train.slot_tokens as usize);
-        let place = self.progress.update % self.updates_per_epoch();
-        let update = self.epoch.1[place as usize].clone();
+        engine.set_recompute(self.stage.train.recompute);
+        engine.expect_tokens(self.stage.train.slot_tokens as usize);
+        let place = self.progress.update % self.updates_per_pass();
+        let update = self.pass.1[place as usize].clone();
         let computed = self.gradient(engine, &update)?;
-        let denominator = computed.denominator();
+        let denominator = computed.denominator;
         let loss = computed.loss_sum / denominator;
         let gradient_norm = gradient_norm(&computed.gradient) / denominator;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             return Err(TrainError::Diverged { update: self.progress.update + 1, loss });
         }
         let lr = self.learning_rate();
-        let scale = clip_coefficient(gradient_norm, self.spec.train.clip_norm) / denominator;
+        let scale = clip_coefficient(gradient_norm, self.stage.train.clip_norm) / denominator;
         let config = self.adamw();
         self.optimizer.update(&config, lr as f32, &computed.gradient, scale as f32, &mut self.adapter.params);
         self.count(&update, computed.tree_tokens, loss);
-        let ended = self.progress.update.is_multiple_of(self.updates_per_epoch());
-        let finished_epoch = ended.then(|| self.progress.update / self.updates_per_epoch());
-        if ended && !self.finished() {
-            self.plan_epoch();
+        let finished_epoch = (1..=self.stage.train.epochs).find(|&epoch| self.end_of(epoch) == self.progress.update);
+        if !self.finished() {
+            self.plan_pass();
         }
         Ok(Advanced { loss, gradient_norm, lr, finished_epoch })
     }
 
     /// The learning rate of the next update.
     fn learning_rate(&self) -> f64 {
-        let train = &self.spec.train;
+        let train = &self.stage.train;
         lr(train.lr, u64::from(self.progress.update), u64::from(self.updates()), train.warmup)
     }
 
     fn adamw(&self) -> AdamWConfig {
-        let train = &self.spec.train;
+        let train = &self.stage.train;
         AdamWConfig {
             beta1: train.beta1 as f32,
             beta2: train.beta2 as f32,
@@ -184,20 +203,26 @@ impl Training {
 
     /// The update's slots, computed and added in the fixed order.
     fn gradient<B: Backend>(&self, engine: &mut Engine<B>, update: &[Sample]) -> Result<UpdateGradient, EngineError> {
-        let examples: Vec<&Example> = update.iter().map(|sample| &self.examples[sample]).collect();
+        let mut examples: Vec<Example> = update.iter().map(|sample| self.examples[sample].clone()).collect();
+        let weighed = |(sample, example): (&Sample, &Example)| Weighed {
+            objective: sample.objective,
+            class: f64::from(example.weight),
+            tokens: example.ids.len() - example.prompt_tokens,
+        };
+        let weighed: Vec<Weighed> = update.iter().zip(&examples).map(weighed).collect();
+        let (weights, denominator) = weights::of_update(&weighed, self.stage.impact_weight);
+        examples.iter_mut().zip(weights).for_each(|(example, weight)| example.weight = weight);
         let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
         let mut sum = TreeSum::default();
-        let (mut loss_sum, mut weight_sum, mut tree_tokens) = (0.0, 0.0, 0);
-        for slot in plan::slots(&sequences, self.spec.train.slot_tokens as usize) {
-            let examples: Vec<Example> = examples[slot].iter().map(|&example| example.clone()).collect();
-            let slot = engine.slot_gradient(&self.adapter, &examples)?;
+        let (mut loss_sum, mut tree_tokens) = (0.0, 0);
+        for slot in plan::slots(&sequences, self.stage.train.slot_tokens as usize) {
+            let slot = engine.slot_gradient(&self.adapter, &examples[slot])?;
             loss_sum += slot.loss_sum;
-            weight_sum += slot.weight_sum;
             tree_tokens += slot.tree_tokens;
             sum.push(slot.gradient);
         }
         let gradient = sum.finish().expect("an update has at least one sample");
-        Ok(UpdateGradient { gradient, loss_sum, weight_sum, tree_tokens })
+        Ok(UpdateGradient { gradient, loss_sum, denominator, tree_tokens })
     }
 
     fn count(&mut self, update: &[Sample], tree_tokens: u64, loss: f64) {
@@ -209,28 +234,22 @@ impl Training {
         progress.losses.push(loss as f32);
     }
 
-    /// Deals the samples of the epoch that the next update belongs to.
-    fn plan_epoch(&mut self) {
-        let epoch = self.current_epoch();
-        if self.epoch.0 != epoch {
-            let train = &self.spec.train;
-            let updates = plan::epoch(&self.samples, train.batching, train.batch as usize, self.spec.seed, epoch);
-            self.epoch = (epoch, updates);
+    /// Deals the samples of the pass that the next update belongs to.
+    fn plan_pass(&mut self) {
+        let pass = self.progress.update / self.updates_per_pass().max(1) + 1;
+        if self.pass.0 != pass {
+            let train = &self.stage.train;
+            let updates = plan::pass(&self.samples, train.batching, train.batch as usize, self.seed, pass);
+            self.pass = (pass, updates);
         }
     }
 }
 
-/// An update's gradient of the summed loss.
+/// An update's gradient of the weighted sum of losses.
 struct UpdateGradient {
     gradient: Vec<f32>,
     loss_sum: f64,
-    weight_sum: f64,
+    /// What turns the sum into the loss that is minimised.
+    denominator: f64,
     tree_tokens: u64,
-}
-
-impl UpdateGradient {
-    /// What makes sums means. An update whose examples all weigh 0 has a gradient of zero, not of nothing.
-    fn denominator(&self) -> f64 {
-        if self.weight_sum > 0.0 { self.weight_sum } else { 1.0 }
-    }
 }

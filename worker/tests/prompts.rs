@@ -6,7 +6,7 @@
 mod common;
 
 use insula_proto::corpus::{Dialogue, Label, LabelSet, Utterance};
-use insula_worker::prompt::{MainTask, PromptError, Room, fit};
+use insula_worker::prompt::{PromptError, Prompter};
 use insula_worker::tokenize::{TokenizeError, Tokenizer};
 use serde_json::Value;
 
@@ -90,7 +90,9 @@ fn label_sets_that_no_answer_could_come_from_are_refused_by_name() {
 fn the_oldest_utterances_go_first_when_a_prompt_does_not_fit() {
     let Some(tokenizer) = smollm2() else { return };
     let (dialogue, labels) = (dialogue(&["first words", "second words", "third words"]), labels(&["sad", "joyful"]));
-    let fitted = |context, reserve| fit(&tokenizer, &dialogue, 2, 12, &labels, Room { context, reserve });
+    let fitted = |context, reserve| {
+        Prompter::main(&tokenizer, &labels, 12, context, reserve).unwrap().fit(&dialogue, 2, "")
+    };
     let whole = fitted(8192, 4).unwrap();
     assert_eq!(whole.dropped_utterances, 0);
     let exact = fitted(whole.ids.len() + 4, 4).unwrap();
@@ -105,7 +107,7 @@ fn the_oldest_utterances_go_first_when_a_prompt_does_not_fit() {
 fn a_target_that_fits_no_context_is_an_error_with_its_id_and_sizes() {
     let Some(tokenizer) = smollm2() else { return };
     let (dialogue, labels) = (dialogue(&["first", "second"]), labels(&["sad", "joyful"]));
-    let task = MainTask::new(&tokenizer, &labels, 12, 40, 8).unwrap();
+    let task = Prompter::main(&tokenizer, &labels, 12, 40, 8).unwrap();
     let error = task.example(&dialogue, 1).unwrap_err();
     assert!(matches!(&error, PromptError::TooLong { reserve: 8, context: 40, .. }), "{error}");
     assert!(error.to_string().starts_with("dialogue d7, utterance u1: its prompt alone has "), "{error}");
@@ -117,7 +119,7 @@ fn a_target_that_fits_no_context_is_an_error_with_its_id_and_sizes() {
 fn a_dialogues_examples_are_its_turns_one_by_one() {
     let Some(tokenizer) = smollm2() else { return };
     let (dialogue, labels) = (dialogue(&["Hi.", "Oh!", "What?"]), labels(&["sad", "joyful"]));
-    let task = MainTask::new(&tokenizer, &labels, 1, 8192, 16).unwrap();
+    let task = Prompter::main(&tokenizer, &labels, 1, 8192, 16).unwrap();
     let examples = task.all_examples(std::slice::from_ref(&dialogue)).unwrap().remove(0);
     let apart: Vec<_> = (0..3).map(|turn| task.example(&dialogue, turn).unwrap()).collect();
     assert_eq!(examples, apart);

@@ -10,7 +10,7 @@ use insula_proto::{
 use insula_worker::{
     base::{Base, ModelConfig},
     forest::count_tree_tokens,
-    prompt::{MainTask, main_prompt},
+    prompt::{Form, Prompter},
     tokenize::Tokenizer,
 };
 use serde::Serialize;
@@ -115,7 +115,7 @@ fn description(
     };
     if let Some((tokenizer, config)) = base {
         let new_tokens = JobSpec::default().evaluate.max_new_tokens as usize;
-        let task = MainTask::new(tokenizer, &corpus.labels, window as usize, config.context, new_tokens);
+        let task = Prompter::main(tokenizer, &corpus.labels, window as usize, config.context, new_tokens);
         let examples = task.and_then(|task| task.all_examples(dialogues)).map_err(|e| Failure::Input(e.to_string()))?;
         let (mut tokens, mut tree_tokens, mut longest, mut dropped) = (0, 0, 0, 0);
         for dialogue in &examples {
@@ -163,8 +163,12 @@ struct Rendered {
 }
 
 fn render(args: &RenderArgs) -> Result<(), Failure> {
-    let Task::Main = args.task;
     let corpus = read(&args.corpus)?;
+    let all = corpus.splits.values().flatten().flat_map(|d| &d.utterances);
+    let speakers = all.map(|u| u.speaker + 1).max().unwrap_or(0);
+    let (objective, template) = args.task.asked();
+    let form = Form::of(objective, template, &corpus.labels, 0..speakers);
+    let answers = form.answers();
     let most = args.n.unwrap_or(if args.corpus.json { usize::MAX } else { SHOWN });
     let dialogues = corpus.splits.values().flatten();
     let turns = dialogues.flat_map(|d| (0..d.utterances.len()).map(move |turn| (d, turn)));
@@ -172,8 +176,8 @@ fn render(args: &RenderArgs) -> Result<(), Failure> {
         let utterance = &dialogue.utterances[turn];
         let rendered = Rendered {
             id: format!("{}/{}", dialogue.id, utterance.id),
-            prompt: main_prompt(&dialogue.utterances, turn, args.corpus.window as usize, &corpus.labels),
-            target: corpus.labels.name(utterance.gold).to_owned(),
+            prompt: form.render(&dialogue.utterances, turn, args.corpus.window as usize),
+            target: form.answer(utterance).map(|place| answers[place].clone()).unwrap_or_default(),
         };
         if show(&rendered, args.corpus.json).is_err() {
             break; // the reader of the pipe has gone

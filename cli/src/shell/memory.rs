@@ -1,20 +1,22 @@
 //! What a job will take of a worker's memory, from its settings, its corpus and its base.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use insula_coordinator::shell::corpora::read_splits;
+use insula_coordinator::{corpus::Corpus, shell::corpora::read_splits};
 use insula_proto::{
     corpus::Split,
     ids::Digest,
-    job::{Arm, JobSpec},
+    job::{JobSpec, Objective, Stage},
 };
 use insula_worker::{
     adapter::{AdapterConfig, Target},
     base::{Base, default_cache_dir, fetch},
     engine::precision_of,
     memory::{self, Memory, Plan},
-    plan,
-    prompt::{Example, MainTask},
+    plan::{self, Sample, Turns},
+    prompt::{Example, Form, Prompter},
+    seed,
+    tokenize::Tokenizer,
     trie::LabelTrie,
 };
 
@@ -62,15 +64,21 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
     let tokenizer = base.tokenizer().map_err(|e| input(&e))?;
     let corpus = read_splits(&spec.corpus, &Split::ALL).map_err(|e| input(&e))?;
     let (window, new_tokens) = (spec.data.window as usize, spec.evaluate.max_new_tokens as usize);
-    let task = MainTask::new(&tokenizer, &corpus.labels, window, base.config.context, new_tokens);
+    let form = Form::of(Objective::Main, spec.data.template, &corpus.labels, 0..0);
+    let task = Prompter::new(&tokenizer, form, window, base.config.context, new_tokens);
     let task = task.map_err(|e| input(&e))?;
     let examples = |split| -> Result<Vec<Vec<Example>>, Failure> {
         task.all_examples(corpus.splits.get(&split).map_or(&[], Vec::as_slice)).map_err(|e| input(&e))
     };
     let labels: Vec<Vec<u32>> = task.targets().iter().map(|t| t[..t.len() - 1].to_vec()).collect();
     let trie = LabelTrie::new(&labels, tokenizer.eos()).map_err(|e| input(&e))?;
-    let trained = spec.evaluate.arms.contains(&Arm::Trained);
-    let slot_tokens = if trained { longest_slot(spec, &examples(Split::Train)?) } else { 0 };
+    let trained = spec.trains();
+    let mut slot_tokens = 0;
+    if trained {
+        for (place, stage) in spec.training_stages().iter().enumerate() {
+            slot_tokens = slot_tokens.max(longest_slot(spec, place, stage, &base, &tokenizer, &corpus)?);
+        }
+    }
     let mut forest_tokens = 0;
     for split in [Split::Dev, Split::Test].into_iter().filter(|split| trained || *split == Split::Test) {
         let longest = memory::longest_forest(&examples(split)?, spec.train.slot_tokens as usize, trie.nodes());
@@ -94,14 +102,32 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
     }))
 }
 
-fn longest_slot(spec: &JobSpec, examples: &[Vec<Example>]) -> usize {
-    let turns: Vec<usize> = examples.iter().map(Vec::len).collect();
-    let samples = plan::select(&turns, spec.data.share, spec.seed);
-    let sequences: Vec<Vec<Vec<u32>>> = examples
-        .iter()
-        .map(|dialogue| dialogue.iter().map(|e| [e.prompt_ids.as_slice(), &e.target_ids].concat()).collect())
-        .collect();
-    memory::longest_slot(spec, &samples, |sample| &sequences[sample.dialogue as usize][sample.turn as usize])
+/// Tree tokens of the longest slot of a stage.
+fn longest_slot(
+    spec: &JobSpec,
+    place: usize,
+    stage: &Stage,
+    base: &Base,
+    tokenizer: &Tokenizer,
+    corpus: &Corpus,
+) -> Result<usize, Failure> {
+    let dialogues = corpus.splits.get(&Split::Train).map_or(&[][..], Vec::as_slice);
+    let turns: Vec<Turns> = dialogues.iter().map(|d| Turns { turns: d.utterances.len(), part: 0 }).collect();
+    let samples = plan::asked(&plan::select(&turns, spec.data.share, spec.data.mix, spec.seed), &stage.objectives);
+    let speakers = dialogues.iter().flat_map(|d| &d.utterances).map(|u| u.speaker + 1).max().unwrap_or(0);
+    let (window, new_tokens) = (spec.data.window as usize, spec.evaluate.max_new_tokens as usize);
+    let mut sequences: BTreeMap<Sample, Vec<u32>> = BTreeMap::new();
+    for &objective in &stage.objectives {
+        let form = Form::of(objective, spec.data.template, &corpus.labels, 0..speakers);
+        let prompter = Prompter::new(tokenizer, form, window, base.config.context, new_tokens);
+        let prompter = prompter.map_err(|e| Failure::Input(e.to_string()))?;
+        for sample in samples.iter().filter(|sample| sample.objective == objective) {
+            let example = prompter.example(&dialogues[sample.dialogue as usize], sample.turn as usize);
+            let example = example.map_err(|e| Failure::Input(e.to_string()))?;
+            sequences.insert(*sample, [example.prompt_ids, example.target_ids].concat());
+        }
+    }
+    Ok(memory::longest_slot(stage, seed::of_stage(spec.seed, place), &samples, |sample| &sequences[sample]))
 }
 
 /// The prediction in a line, and whether so much is free.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use insula_proto::{
-    job::JobSpec,
+    job::{JobSpec, LabelsSpec},
     settings::{Layer, layered},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -19,8 +19,31 @@ pub fn job(args: &SettingsArgs) -> Result<JobSpec, Failure> {
         defaults = anchored(alone, path.parent().unwrap_or(Path::new("")));
     }
     let spec = layered(&defaults, &[environment(), Layer::CommandLine(args.sets.clone())]).map_err(input)?;
+    whole(spec)
+}
+
+/// A job's settings with what they name read in: the mapping of labels; checked, and with its paths absolute.
+///
+/// # Errors
+/// When the mapping cannot be read, or the settings cannot be worked with.
+pub fn whole(mut spec: JobSpec) -> Result<JobSpec, Failure> {
+    if !spec.labels.file.is_empty() && spec.labels.names.is_empty() {
+        spec.labels = labels(&spec.labels.file)?;
+    }
     let violations = spec.violations();
     if violations.is_empty() { Ok(absolute(spec)) } else { Err(Failure::violations(&violations)) }
+}
+
+/// The mapping of labels in a file: `names`, and a table `map.LAYOUT` for each corpus.
+#[expect(clippy::disallowed_methods, reason = "the mapping is read from the file the settings name")]
+fn labels(file: &str) -> Result<LabelsSpec, Failure> {
+    let wrong = |problem: String| Failure::Input(format!("labels.file {file}: {problem}"));
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;
+    let labels: LabelsSpec = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    if labels.names.is_empty() {
+        return Err(wrong("names is empty: expected the labels that are mapped to".into()));
+    }
+    Ok(LabelsSpec { file: file.to_owned(), ..labels })
 }
 
 /// Settings of another kind (coordinator, worker).
@@ -49,16 +72,18 @@ fn environment() -> Layer {
     Layer::Environment(std::env::vars().filter(|(name, _)| name.starts_with("INSULA_")).collect())
 }
 
+/// Every path of a job's settings: corpora, the mapping of labels, base and encoder where they are paths.
+fn paths(spec: &mut JobSpec) -> impl Iterator<Item = &mut String> {
+    let corpora = spec.corpora.values_mut().map(|corpus| &mut corpus.path);
+    let named = [&mut spec.corpus.path, &mut spec.labels.file].into_iter();
+    let models = [&mut spec.base.source, &mut spec.retrieval.encoder].into_iter().filter(|source| is_path(source));
+    corpora.chain(named).chain(models).filter(|path| !path.is_empty())
+}
+
 /// The spec with its relative paths read from `folder`.
-fn anchored(mut spec: JobSpec, folder: &Path) -> JobSpec {
-    let anchor = |path: &mut String| {
-        if !path.is_empty() {
-            *path = folder.join(&*path).display().to_string();
-        }
-    };
-    anchor(&mut spec.corpus.path);
-    if is_path(&spec.base.source) {
-        anchor(&mut spec.base.source);
+pub fn anchored(mut spec: JobSpec, folder: &Path) -> JobSpec {
+    for path in paths(&mut spec) {
+        *path = folder.join(&*path).display().to_string();
     }
     spec
 }
@@ -66,15 +91,11 @@ fn anchored(mut spec: JobSpec, folder: &Path) -> JobSpec {
 /// The spec with its paths absolute, since coordinator and workers may stand in other folders; without `..` where the
 /// path exists here.
 fn absolute(mut spec: JobSpec) -> JobSpec {
-    let absolute = |path: &mut String| {
+    for path in paths(&mut spec) {
         let given = PathBuf::from(&*path);
         if let Ok(whole) = given.canonicalize().or_else(|_| std::path::absolute(&given)) {
             *path = whole.display().to_string();
         }
-    };
-    absolute(&mut spec.corpus.path);
-    if is_path(&spec.base.source) {
-        absolute(&mut spec.base.source);
     }
     spec
 }

@@ -303,6 +303,8 @@ pub struct Embedded {
     pub encoder: Digest,
     /// Utterances embedded.
     pub rows: u64,
+    /// Numbers in an embedding.
+    pub width: u32,
     /// Their embeddings.
     pub embeddings: Artifact,
     /// Whether they were there already, made for another job.

@@ -3,53 +3,59 @@
 use std::time::Instant;
 
 use insula_proto::{
-    corpus::{CorpusManifest, Dialogue},
-    job::{Arm, JobSpec},
-    v1::{EvaluateTask, Evaluated, Lease, Progress, report_request::Report},
+    corpus::{CorpusManifest, Dialogue, Shard},
+    job::{Arm, JobSpec, Objective},
+    v1::{Artifact, EvaluateTask, Evaluated, Lease, Progress, report_request::Report},
 };
+use rayon::prelude::*;
 
 use super::{
+    demonstrations::Demonstrations,
     failure::Unfinished,
     link::Link,
     loaded::{Loaded, spec_of},
     peak_rss_bytes,
-    tokens::{ShardDialogues, for_each_shard},
-    training::fetch_shards,
+    shards::{self, ShardDialogues, corpus_of},
+    tokens::for_each_shard,
 };
 use crate::{
     adapter::Adapter,
     evaluate::{self, Counts, Setting},
     peft,
-    prompt::{Example, MainTask},
+    prompt::{Example, Prompter},
     trie::LabelTrie,
 };
 
 /// Evaluates the lease's shards, or leaves off where the link says so.
 pub fn evaluate(loaded: &mut Loaded, lease: &Lease, task: &EvaluateTask, link: &Link) -> Result<(), Unfinished> {
     let spec = spec_of(lease)?;
-    let corpus: CorpusManifest = lease.corpus.clone().unwrap_or_default().try_into().map_err(Unfinished::bug)?;
+    let corpus = corpus_of(lease)?;
+    let of_lease: Vec<Shard> = task.shards.iter().cloned().map(Shard::try_from).collect::<Result<_, _>>().map_err(Unfinished::bug)?;
+    let [of_lease] = of_lease.as_slice() else {
+        return Err(Unfinished::bug(format!("the lease has {} shards, expected one", of_lease.len())));
+    };
     let setting = Setting {
         arm: serde_json::from_value::<Arm>(task.arm.as_str().into()).map_err(Unfinished::bug)?,
-        corpus: &corpus.name,
+        corpus: corpus.part_name(of_lease),
         split: task.split.parse().map_err(Unfinished::bug)?,
         labels: &corpus.labels,
         mode: spec.evaluate.mode,
         max_new_tokens: spec.evaluate.max_new_tokens as usize,
     };
-    let adapter = fetch_adapter(task, loaded, link)?;
-    let shards: Vec<_> = task.shards.iter().map(|shard| shard.digest.clone()).collect();
-    let shards = fetch_shards(&shards, link)?;
-    let evaluated = answer_all(loaded, &spec, &setting, adapter.as_ref(), &shards, lease, link)?;
+    let adapter = fetch_adapter(&task.adapter, loaded, link)?;
+    let shard = shards::fetch(&corpus, std::slice::from_ref(of_lease), link)?.remove(0);
+    let behind = Demonstrations::for_evaluation(&spec, &corpus, &shard, task, setting.arm, link)?;
+    let evaluated = answer_all(loaded, &spec, &corpus, &setting, adapter.as_ref(), &shard, &behind, lease, link)?;
     link.report(&loaded.digest, Report::Evaluated(evaluated))
 }
 
-/// The lease's adapter, where it has one.
-fn fetch_adapter(task: &EvaluateTask, loaded: &Loaded, link: &Link) -> Result<Option<Adapter>, Unfinished> {
-    if task.adapter.is_empty() {
+/// A lease's adapter, where it has one.
+pub fn fetch_adapter(files: &[Artifact], loaded: &Loaded, link: &Link) -> Result<Option<Adapter>, Unfinished> {
+    if files.is_empty() {
         return Ok(None);
     }
     let fetch = |name: &str| {
-        let file = task.adapter.iter().find(|file| file.name == name);
+        let file = files.iter().find(|file| file.name == name);
         let file = file.ok_or_else(|| Unfinished::bug(format!("the lease's adapter has no {name}")))?;
         link.get(&file.digest)
     };
@@ -58,24 +64,25 @@ fn fetch_adapter(task: &EvaluateTask, loaded: &Loaded, link: &Link) -> Result<Op
 }
 
 #[expect(clippy::disallowed_methods, reason = "the shell measures how long evaluation takes")]
+#[expect(clippy::too_many_arguments, reason = "the operands of one evaluation; a struct would only rename them")]
 fn answer_all(
     loaded: &mut Loaded,
     spec: &JobSpec,
+    corpus: &CorpusManifest,
     setting: &Setting<'_>,
     adapter: Option<&Adapter>,
-    shards: &[ShardDialogues],
+    shard: &ShardDialogues,
+    behind: &Demonstrations,
     lease: &Lease,
     link: &Link,
 ) -> Result<Evaluated, Unfinished> {
     let began = Instant::now();
-    let (window, context) = (spec.data.window as usize, loaded.config.context);
-    let task = MainTask::new(&loaded.tokenizer, setting.labels, window, context, setting.max_new_tokens)
-        .map_err(Unfinished::bad_data)?;
+    let prompter = shards::prompter(loaded, spec, corpus, Objective::Main, shard.part)?;
     let eos = loaded.tokenizer.eos();
-    let labels: Vec<Vec<u32>> = task.targets().iter().map(|t| t[..t.len() - 1].to_vec()).collect();
+    let labels: Vec<Vec<u32>> = prompter.targets().iter().map(|t| t[..t.len() - 1].to_vec()).collect();
     let trie = LabelTrie::new(&labels, eos).map_err(Unfinished::bad_data)?;
-    let dialogues: Vec<&Dialogue> = shards.iter().flat_map(|shard| &shard.dialogues).collect();
-    let examples = tokenised(&task, shards, link)?;
+    let dialogues: Vec<&Dialogue> = shard.dialogues.iter().collect();
+    let examples = tokenised(&prompter, shard, behind, link)?;
     let total = examples.iter().map(|e| e.len() as u64).sum();
     loaded.engine.set_merge(spec.evaluate.merge);
     loaded.engine.expect_tokens(spec.train.slot_tokens as usize);
@@ -88,7 +95,8 @@ fn answer_all(
         let group: Vec<(&Dialogue, &[Example])> =
             dialogues[first..last].iter().copied().zip(examples[first..last].iter().map(Vec::as_slice)).collect();
         let (engine, tokenizer) = (&mut loaded.engine, &loaded.tokenizer);
-        evaluate::forest(engine, tokenizer, adapter, &trie, setting, &group, &mut counts, &mut lines)?;
+        let shown = |place: usize, turn: usize| behind.first_label((first + place) as u32, turn as u32);
+        evaluate::forest(engine, tokenizer, adapter, &trie, setting, &group, &shown, &mut counts, &mut lines)?;
         first = last;
         let samples_per_s = counts.samples as f64 / began.elapsed().as_secs_f64();
         let what = lease.what.clone();
@@ -105,20 +113,34 @@ fn answer_all(
         seconds: began.elapsed().as_secs_f64(),
         peak_rss_bytes: peak_rss_bytes(),
         predictions: Some(predictions),
+        copied: counts.copied,
     })
 }
 
 /// The examples of every turn, by dialogue.
-fn tokenised(task: &MainTask<'_>, shards: &[ShardDialogues], link: &Link) -> Result<Vec<Vec<Example>>, Unfinished> {
-    let mut by_shard: Vec<Vec<Vec<Example>>> = vec![Vec::new(); shards.len()];
-    for_each_shard(task, &shards.iter().collect::<Vec<_>>(), link, |place, prompts| {
+fn tokenised(
+    prompter: &Prompter<'_>,
+    shard: &ShardDialogues,
+    behind: &Demonstrations,
+    link: &Link,
+) -> Result<Vec<Vec<Example>>, Unfinished> {
+    if !behind.is_none() {
+        let of_dialogue = |(place, dialogue): (usize, &Dialogue)| {
+            let example = |turn| prompter.example_behind(dialogue, turn, behind.of(place as u32, turn as u32));
+            (0..dialogue.utterances.len()).map(example).collect::<Result<Vec<_>, _>>()
+        };
+        let examples = shard.dialogues.par_iter().enumerate().map(of_dialogue).collect::<Result<_, _>>();
+        return examples.map_err(Unfinished::bad_data);
+    }
+    let mut examples = Vec::new();
+    for_each_shard(prompter, &[shard], link, |_, prompts| {
         let completed = |(dialogue, prompts): (&Dialogue, Vec<_>)| {
             let turns = prompts.into_iter().enumerate();
-            turns.map(|(turn, prompt)| task.completed(dialogue, turn, prompt)).collect()
+            turns.map(|(turn, prompt)| prompter.completed(dialogue, turn, prompt)).collect()
         };
-        let dialogues = shards[place].dialogues.iter().zip(prompts).map(completed);
-        by_shard[place] = dialogues.collect::<Result<_, _>>().map_err(Unfinished::bad_data)?;
+        let completed = shard.dialogues.iter().zip(prompts).map(completed);
+        examples = completed.collect::<Result<_, _>>().map_err(Unfinished::bad_data)?;
         Ok(())
     })?;
-    Ok(by_shard.into_iter().flatten().collect())
+    Ok(examples)
 }

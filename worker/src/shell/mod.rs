@@ -8,11 +8,14 @@
 //! One lease at a time. The computing thread learns through [`link::Link`] when its lease is gone, when the job was
 //! cancelled, or when this process is asked to stop; it looks between updates and between forests.
 
+mod demonstrations;
+mod embedding;
 mod evaluating;
 mod failure;
 pub mod link;
 mod loaded;
 mod process;
+mod shards;
 mod tokens;
 mod training;
 pub mod work;

@@ -3,14 +3,15 @@
 
 use std::{panic::resume_unwind, thread, time::Duration};
 
-use insula_proto::{corpus::Dialogue, ids::Digest};
+use insula_proto::ids::Digest;
 
 use super::{
     failure::Unfinished,
     link::{Claim, Link},
+    shards::ShardDialogues,
 };
 use crate::{
-    prompt::MainTask,
+    prompt::Prompter,
     tokens::{self, Prompts},
 };
 
@@ -21,21 +22,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// disk, which side by side are mostly one another's.
 const AT_ONCE: usize = 8;
 
-/// One shard and what is in it.
-pub struct ShardDialogues {
-    /// Its digest, as text.
-    pub digest: String,
-    /// Its dialogues.
-    pub dialogues: Vec<Dialogue>,
-}
-
 /// Hands the prompts of every shard to `each`, with the shard's place, in whatever order they are to be had: while
 /// another worker makes one, the next is looked at.
 ///
 /// # Errors
 /// As the link's; a failure where the tokenizer refuses a text.
 pub fn for_each_shard(
-    task: &MainTask<'_>,
+    task: &Prompter<'_>,
     shards: &[&ShardDialogues],
     link: &Link,
     mut each: impl FnMut(usize, Prompts) -> Result<(), Unfinished>,
@@ -62,7 +55,7 @@ pub fn for_each_shard(
 }
 
 /// What [`of_shard`] says of each of a few shards, asked side by side.
-fn of_shards(task: &MainTask<'_>, shards: &[&ShardDialogues], link: &Link) -> Vec<Result<Option<Prompts>, Unfinished>> {
+fn of_shards(task: &Prompter<'_>, shards: &[&ShardDialogues], link: &Link) -> Vec<Result<Option<Prompts>, Unfinished>> {
     thread::scope(|scope| {
         let asked: Vec<_> = shards.iter().map(|shard| scope.spawn(|| of_shard(task, shard, link))).collect();
         asked.into_iter().map(|asked| asked.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
@@ -70,8 +63,8 @@ fn of_shards(task: &MainTask<'_>, shards: &[&ShardDialogues], link: &Link) -> Ve
 }
 
 /// The prompts of a shard; `None`: another worker is making them.
-fn of_shard(task: &MainTask<'_>, shard: &ShardDialogues, link: &Link) -> Result<Option<Prompts>, Unfinished> {
-    let key = tokens::key(task, &shard.digest);
+fn of_shard(task: &Prompter<'_>, shard: &ShardDialogues, link: &Link) -> Result<Option<Prompts>, Unfinished> {
+    let key = tokens::key(task, &shard.digest, shard.first_speaker);
     let artifact = match link.claim_tokens(&key, "")? {
         Claim::Cached(artifact) => artifact,
         Claim::Granted => return made(task, shard, &key, link).map(Some),
@@ -96,7 +89,7 @@ fn of_shard(task: &MainTask<'_>, shard: &ShardDialogues, link: &Link) -> Result<
 }
 
 /// Makes what was claimed, and stores it before anybody is told.
-fn made(task: &MainTask<'_>, shard: &ShardDialogues, key: &Digest, link: &Link) -> Result<Prompts, Unfinished> {
+fn made(task: &Prompter<'_>, shard: &ShardDialogues, key: &Digest, link: &Link) -> Result<Prompts, Unfinished> {
     let prompts = task.prompts(&shard.dialogues).map_err(Unfinished::bad_data)?;
     let artifact = link.put("tokens", &tokens::encode(&prompts))?;
     link.fulfil_tokens(key, &artifact.digest)?;

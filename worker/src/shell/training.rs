@@ -6,19 +6,22 @@ use std::{
 };
 
 use insula_proto::{
-    corpus::{CorpusManifest, Split},
+    corpus::{CorpusManifest, Dialogue, Split},
     ids::Digest,
-    job::JobSpec,
-    shard,
+    job::{ClassWeights, JobSpec, Objective, Stage},
     v1::{self, Artifact, EpochTrained, Lease, TrainTask, Trained, report_request::Report},
 };
+use rayon::prelude::*;
 
 use super::{
+    demonstrations::{Demonstrations, turns},
+    evaluating::fetch_adapter,
     failure::Unfinished,
     link::Link,
     loaded::{Loaded, spec_of},
     peak_rss_bytes,
-    tokens::{ShardDialogues, for_each_shard},
+    shards::{self, ShardDialogues, corpus_of},
+    tokens::for_each_shard,
 };
 use crate::{
     adapter::{Adapter, AdapterConfig, Target},
@@ -26,21 +29,28 @@ use crate::{
     engine::Example,
     peft,
     plan::{self, Sample},
-    prompt::MainTask,
+    prompt::{self, Prompter},
     seed::{self, Purpose},
     train::{Advanced, Training},
+    weights,
 };
 
-/// Trains to the end, or until the link says to leave off.
+/// Trains a stage to the end, or until the link says to leave off.
 pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) -> Result<(), Unfinished> {
     let spec = spec_of(lease)?;
-    let corpus: CorpusManifest = lease.corpus.clone().unwrap_or_default().try_into().map_err(Unfinished::bug)?;
-    let origin = origin(&spec, &corpus, loaded);
-    let prepared = prepare(loaded, &spec, &corpus, link)?;
+    let corpus = corpus_of(lease)?;
+    let place = task.stage as usize;
+    let stage = spec.training_stages().into_iter().nth(place);
+    let stage = stage.ok_or_else(|| Unfinished::bug(format!("the lease is for stage {place}, which the job lacks")))?;
+    let origin = origin(&spec, place, task, &corpus, loaded);
+    let prepared = prepare(loaded, &spec, &stage, task, &corpus, link)?;
     let dropped_utterances = prepared.dropped_utterances;
-    let mut training = begin(prepared, loaded, &spec)?;
+    let adapter = first_adapter(loaded, &spec, place, task, link)?;
+    let seed = seed::of_stage(spec.seed, place);
+    let checkpoint_updates = stage.train.checkpoint_updates;
+    let mut training = Training::new(stage, seed, prepared.samples, prepared.examples, adapter);
     resume(&mut training, task, &origin, link)?;
-    link.log(&format!("training: {} of {} updates done", training.progress().update, training.updates()));
+    link.log(&format!("{}: {} of {} updates done", lease.what, training.progress().update, training.updates()));
     while !training.finished() {
         if let Err(leaving) = link.go_on() {
             if matches!(leaving, Unfinished::Stopping) {
@@ -54,7 +64,7 @@ pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) 
             let adapter = store_adapter(training.adapter(), loaded, link)?;
             link.report(&loaded.digest, Report::Epoch(EpochTrained { epoch, adapter }))?;
         }
-        let due = training.progress().update.is_multiple_of(spec.train.checkpoint_updates);
+        let due = training.progress().update.is_multiple_of(checkpoint_updates);
         if due || advanced.finished_epoch.is_some() {
             checkpoint(&training, &origin, link)?;
         }
@@ -62,89 +72,164 @@ pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) 
     link.report(&loaded.digest, Report::Trained(trained(&training, dropped_utterances)))
 }
 
-/// What this run's checkpoints must agree on.
-fn origin(spec: &JobSpec, corpus: &CorpusManifest, loaded: &Loaded) -> Origin {
-    let settings = serde_json::to_vec(spec).expect("settings are plain data");
+/// What this run's checkpoints must agree on: settings, stage and what it starts from; corpus; base.
+fn origin(spec: &JobSpec, stage: usize, task: &TrainTask, corpus: &CorpusManifest, loaded: &Loaded) -> Origin {
+    let start: Vec<_> = task.adapter.iter().map(|file| file.digest.as_str()).collect();
+    let settings = serde_json::to_vec(&(spec, stage, start)).expect("settings are plain data");
     Origin { spec: Digest::of(&settings), corpus: corpus.digest.clone(), base: loaded.digest.clone() }
 }
 
-/// The samples of the training split, tokenised.
+/// The samples of a stage, tokenised.
 struct Prepared {
     samples: Vec<Sample>,
     examples: BTreeMap<Sample, Example>,
     dropped_utterances: u64,
 }
 
-fn prepare(loaded: &Loaded, spec: &JobSpec, corpus: &CorpusManifest, link: &Link) -> Result<Prepared, Unfinished> {
-    let shards = corpus.splits.get(&Split::Train).map(|split| split.shards.clone()).unwrap_or_default();
-    let digests: Vec<_> = shards.iter().map(|shard| shard.digest.to_string()).collect();
-    let shards = fetch_shards(&digests, link)?;
-    let turns: Vec<usize> = shards.iter().flat_map(|s| &s.dialogues).map(|d| d.utterances.len()).collect();
-    let samples = plan::select(&turns, spec.data.share, spec.seed);
-    if samples.is_empty() {
-        let (all, share) = (turns.iter().sum::<usize>(), spec.data.share);
-        return Err(Unfinished::bad_data(format!("data.share {share} of {all} training samples keeps none")));
-    }
-    let (window, new_tokens) = (spec.data.window as usize, spec.evaluate.max_new_tokens as usize);
-    let task = MainTask::new(&loaded.tokenizer, &corpus.labels, window, loaded.config.context, new_tokens)
-        .map_err(Unfinished::bad_data)?;
-    tokenised(&task, &shards, samples, link)
-}
-
-/// The examples of the samples. Prompts are made by whole shards, for the whole fleet, but only of shards with samples.
-fn tokenised(
-    task: &MainTask<'_>,
-    shards: &[ShardDialogues],
-    samples: Vec<Sample>,
+fn prepare(
+    loaded: &Loaded,
+    spec: &JobSpec,
+    stage: &Stage,
+    task: &TrainTask,
+    corpus: &CorpusManifest,
     link: &Link,
 ) -> Result<Prepared, Unfinished> {
-    let mut needed = Vec::new();
-    let (mut first, mut left) = (0, samples.as_slice());
+    let shards = shards::of_split(corpus, Split::Train, link)?;
+    let turns = turns(&shards);
+    let selected = plan::select(&turns, spec.data.share, spec.data.mix, spec.seed);
+    if selected.is_empty() {
+        let (all, share) = (turns.iter().map(|d| d.turns).sum::<usize>(), spec.data.share);
+        return Err(Unfinished::bad_data(format!("data.share {share} of {all} training samples keeps none")));
+    }
+    let samples = plan::asked(&selected, &stage.objectives);
+    let mut prepared = Prepared { samples, examples: BTreeMap::new(), dropped_utterances: 0 };
+    let places = placed(&shards, &selected);
+    for &objective in &stage.objectives {
+        let behind = match objective {
+            Objective::Main => Demonstrations::for_training(spec, corpus, &shards, &task.embeddings, &selected, link)?,
+            Objective::Speaker | Objective::Impact => Demonstrations::none(),
+        };
+        for part in parts(&shards) {
+            let prompter = shards::prompter(loaded, spec, corpus, objective, part)?;
+            let of_part: Vec<_> = places.iter().filter(|place| place.shard.part == part).copied().collect();
+            tokenised(&prompter, objective, &of_part, &behind, &mut prepared, link)?;
+        }
+    }
+    if stage.train.class_weights == ClassWeights::Balanced {
+        weigh_classes(&mut prepared, &shards, corpus.labels.len());
+    }
+    Ok(prepared)
+}
+
+fn parts(shards: &[ShardDialogues]) -> BTreeSet<u32> {
+    shards.iter().map(|shard| shard.part).collect()
+}
+
+/// A shard that has samples, with the place of its first dialogue in the split.
+#[derive(Clone, Copy)]
+struct Placed<'a> {
+    shard: &'a ShardDialogues,
+    first: u32,
+    samples: &'a [Sample],
+}
+
+fn placed<'a>(shards: &'a [ShardDialogues], samples: &'a [Sample]) -> Vec<Placed<'a>> {
+    let (mut first, mut left, mut placed) = (0, samples, Vec::new());
     for shard in shards {
         let end = first + u32::try_from(shard.dialogues.len()).expect("a split has fewer than 2^32 dialogues");
-        let (of_shard, after) = left.split_at(left.partition_point(|sample| sample.dialogue < end));
-        if !of_shard.is_empty() {
-            needed.push((shard, first, of_shard));
+        let (samples, after) = left.split_at(left.partition_point(|sample| sample.dialogue < end));
+        if !samples.is_empty() {
+            placed.push(Placed { shard, first, samples });
         }
         (first, left) = (end, after);
     }
-    let (mut examples, mut dropped_utterances) = (BTreeMap::new(), 0);
-    let wanted: Vec<_> = needed.iter().map(|(shard, ..)| *shard).collect();
-    for_each_shard(task, &wanted, link, |place, mut prompts| {
-        let (shard, first, samples) = needed[place];
+    placed
+}
+
+/// Adds the examples of an objective. Prompts are made by whole shards, for the whole fleet, but only of shards with
+/// samples; those with demonstrations behind them are this job's alone.
+fn tokenised(
+    prompter: &Prompter<'_>,
+    objective: Objective,
+    places: &[Placed<'_>],
+    behind: &Demonstrations,
+    prepared: &mut Prepared,
+    link: &Link,
+) -> Result<(), Unfinished> {
+    let mut add = |sample: &Sample, example: prompt::Example| {
+        prepared.dropped_utterances += example.dropped_utterances as u64;
+        let prompt_tokens = example.prompt_ids.len();
+        let ids = [example.prompt_ids, example.target_ids].concat();
+        prepared.examples.insert(Sample { objective, ..*sample }, Example { ids, prompt_tokens, weight: 1.0 });
+    };
+    if !behind.is_none() {
+        for Placed { shard, first, samples } in places {
+            link.go_on()?;
+            let example = |sample: &Sample| {
+                let dialogue = &shard.dialogues[(sample.dialogue - first) as usize];
+                prompter.example_behind(dialogue, sample.turn as usize, behind.of(sample.dialogue, sample.turn))
+            };
+            let examples: Result<Vec<_>, _> = samples.par_iter().map(example).collect();
+            samples.iter().zip(examples.map_err(Unfinished::bad_data)?).for_each(|(sample, example)| add(sample, example));
+        }
+        return Ok(());
+    }
+    let shards: Vec<_> = places.iter().map(|place| place.shard).collect();
+    for_each_shard(prompter, &shards, link, |place, mut prompts| {
+        let Placed { shard, first, samples } = places[place];
         for sample in samples {
             let (dialogue, turn) = ((sample.dialogue - first) as usize, sample.turn as usize);
             let prompt = prompts[dialogue][turn].take();
-            let example = task.completed(&shard.dialogues[dialogue], turn, prompt).map_err(Unfinished::bad_data)?;
-            dropped_utterances += example.dropped_utterances as u64;
-            let prompt_tokens = example.prompt_ids.len();
-            let ids = [example.prompt_ids, example.target_ids].concat();
-            examples.insert(*sample, Example { ids, prompt_tokens, weight: 1.0 });
+            let example = prompter.completed(&shard.dialogues[dialogue], turn, prompt).map_err(Unfinished::bad_data)?;
+            add(sample, example);
         }
         Ok(())
-    })?;
-    Ok(Prepared { samples, examples, dropped_utterances })
+    })
 }
 
-/// Some shards with their dialogues, in order.
-pub fn fetch_shards(digests: &[String], link: &Link) -> Result<Vec<ShardDialogues>, Unfinished> {
-    let fetch = |digest: &String| {
-        link.go_on()?;
-        let bytes = link.get(digest)?;
-        let dialogues = shard::decode(&bytes).map_err(|e| Unfinished::bad_data(format!("shard {digest}: {e}")))?;
-        Ok(ShardDialogues { digest: digest.clone(), dialogues })
-    };
-    digests.iter().map(fetch).collect()
+/// Gives every example that asks for an emotion the weight of its class.
+fn weigh_classes(prepared: &mut Prepared, shards: &[ShardDialogues], labels: usize) {
+    let dialogues: Vec<&Dialogue> = shards.iter().flat_map(|shard| &shard.dialogues).collect();
+    let gold = |sample: &Sample| dialogues[sample.dialogue as usize].utterances[sample.turn as usize].gold.index();
+    let mut counts = vec![0; labels];
+    let asks_emotion = |sample: &&Sample| sample.objective != Objective::Speaker;
+    let turns: BTreeSet<_> = prepared.samples.iter().filter(asks_emotion).map(|s| (s.dialogue, s.turn, gold(s))).collect();
+    turns.iter().for_each(|&(_, _, gold)| counts[gold] += 1);
+    let weights = weights::balanced(&counts);
+    for (sample, example) in prepared.examples.iter_mut().filter(|(sample, _)| asks_emotion(sample)) {
+        example.weight = weights[gold(sample)] as f32;
+    }
 }
 
-fn begin(prepared: Prepared, loaded: &Loaded, spec: &JobSpec) -> Result<Training, Unfinished> {
+/// What the stage starts from: the lease's adapter, or a fresh one.
+fn first_adapter(
+    loaded: &Loaded,
+    spec: &JobSpec,
+    stage: usize,
+    task: &TrainTask,
+    link: &Link,
+) -> Result<Adapter, Unfinished> {
     let target = |name: &String| {
         serde_json::from_value::<Target>(name.as_str().into()).map_err(|e| Unfinished::bad_data(format!("{name}: {e}")))
     };
     let targets: BTreeSet<Target> = spec.adapter.targets.iter().map(target).collect::<Result<_, _>>()?;
     let config = AdapterConfig { r: spec.adapter.r as usize, alpha: f64::from(spec.adapter.alpha), targets };
-    let adapter = Adapter::init(config, &loaded.config, seed::number(spec.seed, Purpose::Adapter));
-    Ok(Training::new(spec.clone(), prepared.samples, prepared.examples, adapter))
+    match fetch_adapter(&task.adapter, loaded, link)? {
+        Some(adapter) if adapter.config == config => Ok(adapter),
+        Some(adapter) => Err(Unfinished::bad_data(format!(
+            "the adapter to start from has r {}, alpha {} and {} targets; expected this job's r {}, alpha {} and {}",
+            adapter.config.r,
+            adapter.config.alpha,
+            adapter.config.targets.len(),
+            config.r,
+            config.alpha,
+            config.targets.len(),
+        ))),
+        None => {
+            let seed = seed::number(seed::of_stage(spec.seed, stage), Purpose::Adapter);
+            Ok(Adapter::init(config, &loaded.config, seed))
+        }
+    }
 }
 
 /// Continues from the newest checkpoint that is whole; a damaged one is named and the one before it is tried.

@@ -16,6 +16,7 @@ use tonic::{
 };
 
 use super::{
+    embedding::{self, LoadedEncoder},
     evaluating,
     failure::Unfinished,
     link::{Halt, HaltFlag, Link, MESSAGE_BYTES},
@@ -74,7 +75,7 @@ pub async fn work(config: WorkerConfig, stop: impl Future<Output = ()> + Send + 
         stop.await;
         stopping.send_replace(true);
     });
-    let mut worker = Worker { config, channel, stopped, loaded: None };
+    let mut worker = Worker { config, channel, stopped, kept: Kept::default() };
     worker.run().await
 }
 
@@ -83,8 +84,15 @@ struct Worker {
     config: WorkerConfig,
     channel: Channel,
     stopped: watch::Receiver<bool>,
-    /// The base of the last lease, kept because the next one mostly wants it too.
-    loaded: Option<Box<Loaded>>,
+    /// What the last lease needed, kept because the next one mostly wants it too.
+    kept: Kept,
+}
+
+/// What a worker keeps in memory between leases.
+#[derive(Default)]
+struct Kept {
+    base: Option<Box<Loaded>>,
+    encoder: Option<LoadedEncoder>,
 }
 
 /// What registration gave.
@@ -176,12 +184,15 @@ impl Worker {
             progress,
             halt,
         };
-        let (loaded, config) = (self.loaded.take(), self.config.clone());
+        let (mut kept, config) = (std::mem::take(&mut self.kept), self.config.clone());
         let lease_id = lease.lease_id;
-        let computing = tokio::task::spawn_blocking(move || compute(loaded, &config, lease, &link));
+        let computing = tokio::task::spawn_blocking(move || {
+            let result = compute(&mut kept, &config, &lease, &link);
+            (kept, result)
+        });
         let unfinished = match computing.await {
-            Ok((loaded, result)) => {
-                self.loaded = loaded;
+            Ok((kept, result)) => {
+                self.kept = kept;
                 result.err()
             }
             Err(panic) => Some(Unfinished::bug(format!("the worker panicked: {}", panic_text(panic)))),
@@ -221,23 +232,25 @@ fn is_refusal(status: &Status) -> bool {
     matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied)
 }
 
-/// The computing thread: the base, then the task.
-fn compute(
-    loaded: Option<Box<Loaded>>,
-    config: &WorkerConfig,
-    lease: Lease,
-    link: &Link,
-) -> (Option<Box<Loaded>>, Result<(), Unfinished>) {
-    let mut loaded = match Loaded::for_lease(loaded, config, &lease, link) {
-        Ok(loaded) => loaded,
-        Err(unfinished) => return (None, Err(unfinished)),
-    };
-    let result = match lease.task.clone() {
-        Some(lease::Task::Train(task)) => training::train(&mut loaded, &lease, &task, link),
-        Some(lease::Task::Evaluate(task)) => evaluating::evaluate(&mut loaded, &lease, &task, link),
+/// The computing thread: what the task needs in memory, then the task.
+fn compute(kept: &mut Kept, config: &WorkerConfig, lease: &Lease, link: &Link) -> Result<(), Unfinished> {
+    let base = |kept: &mut Kept| Loaded::for_lease(kept.base.take(), config, lease, link);
+    match &lease.task {
+        Some(lease::Task::Embed(task)) => embedding::embed(&mut kept.encoder, config, lease, task, link),
+        Some(lease::Task::Train(task)) => {
+            let mut loaded = base(kept)?;
+            let result = training::train(&mut loaded, lease, task, link);
+            kept.base = Some(loaded);
+            result
+        }
+        Some(lease::Task::Evaluate(task)) => {
+            let mut loaded = base(kept)?;
+            let result = evaluating::evaluate(&mut loaded, lease, task, link);
+            kept.base = Some(loaded);
+            result
+        }
         None => Err(Unfinished::bug(format!("lease {} carries a task this worker does not know", lease.lease_id))),
-    };
-    (Some(loaded), result)
+    }
 }
 
 /// Renews the lease with the latest progress until aborted; raises the flag once the lease is gone.

@@ -15,7 +15,7 @@ use insula_proto::{
     job::{CorpusSpec, JobSpec},
     shard,
 };
-use insula_worker::{prompt::MainTask, shell::peak_rss_bytes};
+use insula_worker::{prompt::Prompter, shell::peak_rss_bytes};
 use serde::Serialize;
 
 use crate::{
@@ -132,7 +132,7 @@ async fn tokenised(base: &str, manifest: &CorpusManifest, artifacts: &Artifacts)
     }
     let job = JobSpec::default();
     let (window, new_tokens) = (job.data.window as usize, job.evaluate.max_new_tokens as usize);
-    let task = MainTask::new(&tokenizer, &manifest.labels, window, config.context, new_tokens);
+    let task = Prompter::main(&tokenizer, &manifest.labels, window, config.context, new_tokens);
     let began = Instant::now();
     let examples = task.and_then(|task| task.all_examples(&dialogues)).map_err(|e| Failure::Input(e.to_string()))?;
     let seconds = began.elapsed().as_secs_f64();

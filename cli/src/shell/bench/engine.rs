@@ -23,7 +23,7 @@ use insula_worker::{
     engine::{Engine, Example, precision_of},
     evaluate::{self, Counts},
     peft, plan,
-    prompt::{self, MainTask},
+    prompt::{self, Prompter},
     seed::{self, Purpose},
     shell::peak_rss_bytes,
     tokenize::Tokenizer,
@@ -153,10 +153,10 @@ impl<'a> Bench<'a> {
         read_splits(&self.spec.corpus, &[split]).map_err(input)
     }
 
-    fn main_task<'t>(&self, tokenizer: &'t Tokenizer, corpus: &'t Corpus) -> Result<MainTask<'t>, Failure> {
+    fn main_task<'t>(&self, tokenizer: &'t Tokenizer, corpus: &'t Corpus) -> Result<Prompter<'t>, Failure> {
         let (window, context) = (self.spec.data.window as usize, self.base.config.context);
         let new_tokens = self.spec.evaluate.max_new_tokens as usize;
-        MainTask::new(tokenizer, &corpus.labels, window, context, new_tokens).map_err(input)
+        Prompter::main(tokenizer, &corpus.labels, window, context, new_tokens).map_err(input)
     }
 
     /// The adapter in a folder, or a fresh one.
@@ -212,15 +212,15 @@ impl<'a> Bench<'a> {
     fn job(&self, adapter: Adapter) -> Result<(String, Training), Failure> {
         let corpus = self.corpus(Split::Train)?;
         let dialogues = &corpus.splits[&Split::Train];
-        let turns: Vec<usize> = dialogues.iter().map(|d| d.utterances.len()).collect();
+        let turns: Vec<Turns> = dialogues.iter().map(|d| Turns { turns: d.utterances.len(), part: 0 }).collect();
         let mut spec = self.spec.clone();
-        let samples = plan::select(&turns, spec.data.share, spec.seed);
+        let samples = plan::select(&turns, spec.data.share, spec.data.mix, spec.seed);
         let (updates, batch) = (self.args.updates as usize + 1, spec.train.batch as usize);
         let epochs = updates.div_ceil(samples.len().div_ceil(batch).max(1));
         spec.train.epochs = u32::try_from(epochs).expect("at most one more than the updates");
         let task = self.main_task(&self.tokenizer, &corpus)?;
         let order = (1..=spec.train.epochs)
-            .flat_map(|epoch| plan::epoch(&samples, spec.train.batching, batch, spec.seed, epoch))
+            .flat_map(|epoch| plan::pass(&samples, spec.train.batching, batch, spec.seed, epoch))
             .take(updates)
             .flatten();
         let mut examples = BTreeMap::new();
@@ -230,7 +230,7 @@ impl<'a> Bench<'a> {
             let ids = [example.prompt_ids, example.target_ids].concat();
             examples.insert(sample, Example { ids, prompt_tokens, weight: 1.0 });
         }
-        Ok((corpus.name.clone(), Training::new(spec, samples, examples, adapter)))
+        Ok((corpus.name.clone(), Training::new(spec.training_stages().remove(0), spec.seed, samples, examples, adapter)))
     }
 
     fn evaluate(&mut self, trained: &Adapter) -> Result<Evaluated, Failure> {

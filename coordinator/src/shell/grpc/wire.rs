@@ -236,6 +236,7 @@ pub(super) fn parsed_report(report: Option<v1::report_request::Report>) -> Resul
         Wire::Embedded(e) => Report::Embedded(Embedded {
             encoder: e.encoder_digest.parse().map_err(invalid("embedded.encoder_digest"))?,
             rows: e.rows,
+            width: e.width,
             embeddings: parsed_artifact(e.embeddings.unwrap_or_default())?,
             cached: e.cached,
             seconds: finite(e.seconds),
