@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     corpus::{CorpusManifest, LabelSet, Shard, SplitManifest},
     ids::Digest,
-    job::{AdapterSpec, BaseSpec, CorpusSpec, DataSpec, EvaluateSpec, JobSpec, TrainSpec, Violation},
+    job::{AdapterSpec, BaseSpec, CorpusSpec, DataSpec, EvaluateSpec, JobSpec, Parameters, TrainSpec, Violation},
     tally::Tally,
     v1,
 };
@@ -64,6 +64,7 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
         slot_tokens: t.slot_tokens,
         recompute: t.recompute,
         checkpoint_updates: t.checkpoint_updates,
+        parameters: trained_parameters(&t.parameters, found),
     };
     let e = evaluate.unwrap_or_default();
     let mut arms = Vec::new();
@@ -74,6 +75,12 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
     let mode = word(&e.mode, "evaluate.mode", "greedy or score", default.evaluate.mode, found);
     let evaluate = EvaluateSpec { mode, max_new_tokens: e.max_new_tokens, arms, merge: e.merge };
     JobSpec { name, seed, workers, corpus, data, base, adapter, train, evaluate }
+}
+
+/// What is trained; clients of 0.1.0 do not say.
+fn trained_parameters(text: &str, found: &mut Vec<Violation>) -> Parameters {
+    let default = Parameters::default();
+    if text.is_empty() { default } else { word(text, "train.parameters", "lora or all", default, found) }
 }
 
 /// Where a corpus lies, as a message says it.
@@ -130,6 +137,7 @@ impl From<&JobSpec> for v1::JobSpec {
             slot_tokens: t.slot_tokens,
             recompute: t.recompute,
             checkpoint_updates: t.checkpoint_updates,
+            parameters: name_of(&t.parameters),
         };
         let base = v1::BaseSpec {
             source: spec.base.source.clone(),
@@ -239,12 +247,20 @@ mod tests {
         spec.data.share = "1/16".parse().unwrap();
         spec.base.digest = Some(Digest::of(b"base"));
         spec.evaluate.arms = vec![Arm::Trained];
+        spec.train.parameters = Parameters::All;
         spec
     }
 
     #[test]
     fn a_job_spec_survives_the_wire() {
         assert_eq!(job_spec((&spec()).into()), Ok(spec()));
+    }
+
+    #[test]
+    fn a_client_that_does_not_say_what_is_trained_means_an_adapter() {
+        let mut message = v1::JobSpec::from(&spec());
+        message.train.as_mut().unwrap().parameters.clear();
+        assert_eq!(job_spec(message).unwrap().train.parameters, Parameters::Lora);
     }
 
     #[test]

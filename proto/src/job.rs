@@ -123,6 +123,20 @@ pub struct TrainSpec {
     pub recompute: bool,
     /// A checkpoint is kept every so many updates.
     pub checkpoint_updates: u32,
+    /// What is trained.
+    #[serde(default)] // journals of 0.1.0 do not have it
+    pub parameters: Parameters,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Parameters {
+    /// LoRA's pairs, beside the frozen base.
+    #[default]
+    Lora,
+    /// All weights of the base.
+    All,
 }
 
 /// How samples are dealt into updates.
@@ -283,6 +297,7 @@ impl Default for TrainSpec {
             slot_tokens: 1280,
             recompute: false,
             checkpoint_updates: 10,
+            parameters: Parameters::Lora,
         }
     }
 }
@@ -345,6 +360,12 @@ impl JobSpec {
         check(decay_holds, "train.weight_decay", format!("{}: expected 0 or more", t.weight_decay));
         let clip_holds = t.clip_norm.is_finite() && t.clip_norm > 0.0;
         check(clip_holds, "train.clip_norm", format!("{}: expected a positive number", t.clip_norm));
+        let precision = format!("{:?}", self.base.precision).to_lowercase();
+        check(
+            t.parameters == Parameters::Lora || self.base.precision == Precision::F32,
+            "base.precision",
+            format!("'{precision}' with train.parameters = \"all\": expected f32, which trained weights are held in"),
+        );
         check(t.slot_tokens >= 1, "train.slot_tokens", "0: expected at least 1".into());
         check(t.checkpoint_updates >= 1, "train.checkpoint_updates", "0: expected at least 1".into());
         let new_tokens = self.evaluate.max_new_tokens;
@@ -376,5 +397,17 @@ mod tests {
         spec.adapter.targets = vec!["q".into(), "z".into(), "q".into()];
         let fields: Vec<_> = spec.violations().into_iter().map(|v| v.field).collect();
         assert_eq!(fields, ["corpus.path", "adapter.targets", "adapter.targets", "train.lr"]);
+    }
+
+    #[test]
+    fn all_weights_are_trained_in_float32_alone() {
+        let mut spec = JobSpec::default();
+        spec.corpus.path = "corpus".into();
+        spec.train.parameters = Parameters::All;
+        assert_eq!(spec.violations(), []);
+        spec.base.precision = Precision::Q8;
+        let description = "'q8' with train.parameters = \"all\": expected f32, which trained weights are held in";
+        let expected = Violation { field: "base.precision".into(), description: description.into() };
+        assert_eq!(spec.violations(), [expected]);
     }
 }

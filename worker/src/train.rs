@@ -1,4 +1,4 @@
-//! Training one adapter: a state that advances by one update at a time.
+//! Training an adapter, or all weights of the base: a state that advances by one update at a time.
 //!
 //! ```text
 //! advance: samples of the update -> slots -> slot gradients -> tree sum -> clip -> AdamW -> next update
@@ -14,12 +14,64 @@ use insula_proto::job::JobSpec;
 
 use crate::{
     adapter::Adapter,
-    checkpoint::{CheckpointError, Progress, State},
-    engine::{Engine, EngineError, Example},
+    checkpoint::{self, CheckpointError, Progress, State},
+    engine::{Engine, EngineError, Example, SlotGradient},
     optimizer::{AdamWConfig, AdamWState, clip_coefficient, gradient_norm, lr},
+    parameters::Parameters,
     plan::{self, Sample},
     reduce::TreeSum,
 };
+
+/// What a training changes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trained {
+    /// An adapter beside the frozen base.
+    Adapter(Adapter),
+    /// All weights of the base.
+    All(Parameters),
+}
+
+impl Trained {
+    /// The flat vector.
+    #[must_use]
+    pub fn params(&self) -> &[f32] {
+        match self {
+            Self::Adapter(adapter) => &adapter.params,
+            Self::All(parameters) => &parameters.params,
+        }
+    }
+
+    fn params_mut(&mut self) -> &mut Vec<f32> {
+        match self {
+            Self::Adapter(adapter) => &mut adapter.params,
+            Self::All(parameters) => &mut parameters.params,
+        }
+    }
+
+    /// A slot's gradient; an engine whose weights are trained holds them already.
+    fn slot_gradient<B: Backend>(
+        &self,
+        engine: &mut Engine<B>,
+        examples: &[Example],
+    ) -> Result<SlotGradient, EngineError> {
+        match self {
+            Self::Adapter(adapter) => engine.slot_gradient(adapter, examples),
+            Self::All(_) => engine.full_gradient(examples),
+        }
+    }
+}
+
+impl From<Adapter> for Trained {
+    fn from(adapter: Adapter) -> Self {
+        Self::Adapter(adapter)
+    }
+}
+
+impl From<Parameters> for Trained {
+    fn from(parameters: Parameters) -> Self {
+        Self::All(parameters)
+    }
+}
 
 /// A training run at the end of some update.
 pub struct Training {
@@ -28,7 +80,7 @@ pub struct Training {
     examples: BTreeMap<Sample, Example>,
     /// The updates of the epoch that the next update belongs to.
     epoch: (u32, Vec<Vec<Sample>>),
-    adapter: Adapter,
+    trained: Trained,
     optimizer: AdamWState,
     progress: Progress,
 }
@@ -52,7 +104,7 @@ pub enum TrainError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The loss is no longer a number: stepping on would ruin the adapter.
+    /// The loss is no longer a number: stepping on would ruin what was trained.
     #[error("update {update}: the loss is {loss}; a smaller learning rate (train.lr) may keep it finite")]
     Diverged {
         /// The update, from 1.
@@ -64,10 +116,16 @@ pub enum TrainError {
 
 impl Training {
     /// A run before its first update. `examples` holds every sample of `samples`.
-    pub fn new(spec: JobSpec, samples: Vec<Sample>, examples: BTreeMap<Sample, Example>, adapter: Adapter) -> Self {
-        let optimizer = AdamWState::new(adapter.params.len());
+    pub fn new(
+        spec: JobSpec,
+        samples: Vec<Sample>,
+        examples: BTreeMap<Sample, Example>,
+        trained: impl Into<Trained>,
+    ) -> Self {
+        let trained = trained.into();
+        let optimizer = AdamWState::new(trained.params().len());
         let mut training =
-            Self { spec, samples, examples, epoch: (0, vec![]), adapter, optimizer, progress: Progress::default() };
+            Self { spec, samples, examples, epoch: (0, vec![]), trained, optimizer, progress: Progress::default() };
         training.plan_epoch();
         training
     }
@@ -81,7 +139,7 @@ impl Training {
             let problem = format!("update {} of a training of {}", progress.update, self.updates());
             return Err(CheckpointError::State(problem));
         }
-        self.adapter.params = state.adapter;
+        *self.trained.params_mut() = state.params;
         self.optimizer = AdamWState { m: state.first, v: state.second, step: progress.update };
         self.progress = progress;
         self.plan_epoch();
@@ -114,18 +172,14 @@ impl Training {
         &self.progress
     }
 
-    /// The adapter as it stands.
-    pub fn adapter(&self) -> &Adapter {
-        &self.adapter
+    /// What is trained, as it stands.
+    pub fn trained(&self) -> &Trained {
+        &self.trained
     }
 
-    /// Everything a checkpoint needs.
-    pub fn state(&self) -> State {
-        State {
-            adapter: self.adapter.params.clone(),
-            first: self.optimizer.m.clone(),
-            second: self.optimizer.v.clone(),
-        }
+    /// The bytes of a checkpoint's `state.safetensors`.
+    pub fn encoded_state(&self) -> Vec<u8> {
+        checkpoint::encode_state(self.trained.params(), &self.optimizer.m, &self.optimizer.v)
     }
 
     /// Adds time that was spent in updates; the clock is the caller's.
@@ -133,7 +187,7 @@ impl Training {
         self.progress.seconds += seconds;
     }
 
-    /// Computes the next update.
+    /// Computes the next update. Where all weights are trained, the engine is left with those of before its step.
     ///
     /// # Errors
     /// See [`TrainError`]; the run stays as it was.
@@ -156,7 +210,7 @@ impl Training {
         let lr = self.learning_rate();
         let scale = clip_coefficient(gradient_norm, self.spec.train.clip_norm) / denominator;
         let config = self.adamw();
-        self.optimizer.update(&config, lr as f32, &computed.gradient, scale as f32, &mut self.adapter.params);
+        self.optimizer.update(&config, lr as f32, &computed.gradient, scale as f32, self.trained.params_mut());
         self.count(&update, computed.tree_tokens, loss);
         let ended = self.progress.update.is_multiple_of(self.updates_per_epoch());
         let finished_epoch = ended.then(|| self.progress.update / self.updates_per_epoch());
@@ -186,11 +240,14 @@ impl Training {
     fn gradient<B: Backend>(&self, engine: &mut Engine<B>, update: &[Sample]) -> Result<UpdateGradient, EngineError> {
         let examples: Vec<&Example> = update.iter().map(|sample| &self.examples[sample]).collect();
         let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
+        if let Trained::All(parameters) = &self.trained {
+            engine.set_weights(parameters)?;
+        }
         let mut sum = TreeSum::default();
         let (mut loss_sum, mut weight_sum, mut tree_tokens) = (0.0, 0.0, 0);
         for slot in plan::slots(&sequences, self.spec.train.slot_tokens as usize) {
             let examples: Vec<Example> = examples[slot].iter().map(|&example| example.clone()).collect();
-            let slot = engine.slot_gradient(&self.adapter, &examples)?;
+            let slot = self.trained.slot_gradient(engine, &examples)?;
             loss_sum += slot.loss_sum;
             weight_sum += slot.weight_sum;
             tree_tokens += slot.tree_tokens;

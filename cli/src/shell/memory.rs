@@ -6,14 +6,14 @@ use insula_coordinator::shell::corpora::read_splits;
 use insula_proto::{
     corpus::Split,
     ids::Digest,
-    job::{Arm, JobSpec},
+    job::{Arm, JobSpec, Parameters},
 };
 use insula_worker::{
     adapter::{AdapterConfig, Target},
     base::{Base, default_cache_dir, fetch},
     engine::precision_of,
     memory::{self, Memory, Plan},
-    plan,
+    plan::{self, Sample},
     prompt::{Example, MainTask},
     trie::LabelTrie,
 };
@@ -70,7 +70,7 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
     let labels: Vec<Vec<u32>> = task.targets().iter().map(|t| t[..t.len() - 1].to_vec()).collect();
     let trie = LabelTrie::new(&labels, tokenizer.eos()).map_err(|e| input(&e))?;
     let trained = spec.evaluate.arms.contains(&Arm::Trained);
-    let slot_tokens = if trained { longest_slot(spec, &examples(Split::Train)?) } else { 0 };
+    let (slot_tokens, slots) = if trained { largest_update(spec, &examples(Split::Train)?) } else { (0, 0) };
     let mut forest_tokens = 0;
     for split in [Split::Dev, Split::Test].into_iter().filter(|split| trained || *split == Split::Test) {
         let longest = memory::longest_forest(&examples(split)?, spec.train.slot_tokens as usize, trie.nodes());
@@ -86,22 +86,30 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
         model,
         base_bytes,
         precision,
+        parameters: spec.train.parameters,
         adapter: &adapter,
         recompute,
         merge,
         slot_tokens,
+        slots,
         forest_tokens,
     }))
 }
 
-fn longest_slot(spec: &JobSpec, examples: &[Vec<Example>]) -> usize {
+/// Tree tokens of the longest slot, and the most slots of an update where that matters.
+fn largest_update(spec: &JobSpec, examples: &[Vec<Example>]) -> (usize, usize) {
     let turns: Vec<usize> = examples.iter().map(Vec::len).collect();
     let samples = plan::select(&turns, spec.data.share, spec.seed);
     let sequences: Vec<Vec<Vec<u32>>> = examples
         .iter()
         .map(|dialogue| dialogue.iter().map(|e| [e.prompt_ids.as_slice(), &e.target_ids].concat()).collect())
         .collect();
-    memory::longest_slot(spec, &samples, |sample| &sequences[sample.dialogue as usize][sample.turn as usize])
+    let sequence = |sample: &Sample| sequences[sample.dialogue as usize][sample.turn as usize].as_slice();
+    let slots = match spec.train.parameters {
+        Parameters::Lora => 0,
+        Parameters::All => memory::most_slots(spec, &samples, sequence),
+    };
+    (memory::longest_slot(spec, &samples, sequence), slots)
 }
 
 /// The prediction in a line, and whether so much is free.

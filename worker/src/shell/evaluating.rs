@@ -22,6 +22,7 @@ use crate::{
     peft,
     prompt::{Example, MainTask},
     trie::LabelTrie,
+    tuned,
 };
 
 /// Evaluates the lease's shards, or leaves off where the link says so.
@@ -36,21 +37,27 @@ pub fn evaluate(loaded: &mut Loaded, lease: &Lease, task: &EvaluateTask, link: &
         mode: spec.evaluate.mode,
         max_new_tokens: spec.evaluate.max_new_tokens as usize,
     };
-    let adapter = fetch_adapter(task, loaded, link)?;
+    let adapter = hold_trained(task, loaded, link)?;
     let shards: Vec<_> = task.shards.iter().map(|shard| shard.digest.clone()).collect();
     let shards = fetch_shards(&shards, link)?;
     let evaluated = answer_all(loaded, &spec, &setting, adapter.as_ref(), &shards, lease, link)?;
     link.report(&loaded.digest, Report::Evaluated(evaluated))
 }
 
-/// The lease's adapter, where it has one.
-fn fetch_adapter(task: &EvaluateTask, loaded: &Loaded, link: &Link) -> Result<Option<Adapter>, Unfinished> {
+/// The lease's adapter, where it has one; where it has weights instead, the engine holds these from here on, and else the
+/// base's.
+fn hold_trained(task: &EvaluateTask, loaded: &mut Loaded, link: &Link) -> Result<Option<Adapter>, Unfinished> {
+    let find = |name: &str| task.adapter.iter().find(|file| file.name == name);
+    if let Some(weights) = find(tuned::WEIGHTS_FILE) {
+        loaded.hold_tuned(&weights.digest, link)?;
+        return Ok(None);
+    }
+    loaded.hold_base()?;
     if task.adapter.is_empty() {
         return Ok(None);
     }
     let fetch = |name: &str| {
-        let file = task.adapter.iter().find(|file| file.name == name);
-        let file = file.ok_or_else(|| Unfinished::bug(format!("the lease's adapter has no {name}")))?;
+        let file = find(name).ok_or_else(|| Unfinished::bug(format!("the lease's adapter has no {name}")))?;
         link.get(&file.digest)
     };
     let files = peft::PeftFiles { config: fetch(peft::CONFIG_FILE)?, weights: fetch(peft::WEIGHTS_FILE)? };
@@ -95,7 +102,7 @@ fn answer_all(
         let progress = Progress { done: counts.samples, total, samples_per_s, what, ..Progress::default() };
         link.progress.send_replace(Some(progress));
     }
-    let predictions = link.put("predictions.jsonl", &lines)?;
+    let predictions = link.put("predictions.jsonl", lines)?;
     Ok(Evaluated {
         strict: Some((&counts.strict).into()),
         paper: Some((&counts.paper).into()),

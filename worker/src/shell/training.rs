@@ -8,9 +8,9 @@ use std::{
 use insula_proto::{
     corpus::{CorpusManifest, Split},
     ids::Digest,
-    job::JobSpec,
+    job::{JobSpec, Parameters},
     shard,
-    v1::{self, Artifact, EpochTrained, Lease, TrainTask, Trained, report_request::Report},
+    v1::{self, Artifact, EpochTrained, Lease, TrainTask, report_request::Report},
 };
 
 use super::{
@@ -28,7 +28,8 @@ use crate::{
     plan::{self, Sample},
     prompt::MainTask,
     seed::{self, Purpose},
-    train::{Advanced, Training},
+    train::{Advanced, Trained, Training},
+    tuned,
 };
 
 /// Trains to the end, or until the link says to leave off.
@@ -51,7 +52,7 @@ pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) 
         let advanced = advance(&mut training, loaded)?;
         tell(&training, &advanced, lease, link);
         if let Some(epoch) = advanced.finished_epoch {
-            let adapter = store_adapter(training.adapter(), loaded, link)?;
+            let adapter = store_trained(training.trained(), loaded, link)?;
             link.report(&loaded.digest, Report::Epoch(EpochTrained { epoch, adapter }))?;
         }
         let due = training.progress().update.is_multiple_of(spec.train.checkpoint_updates);
@@ -59,7 +60,7 @@ pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) 
             checkpoint(&training, &origin, link)?;
         }
     }
-    link.report(&loaded.digest, Report::Trained(trained(&training, dropped_utterances)))
+    link.report(&loaded.digest, Report::Trained(summary(&training, dropped_utterances)))
 }
 
 /// What this run's checkpoints must agree on.
@@ -137,14 +138,24 @@ pub fn fetch_shards(digests: &[String], link: &Link) -> Result<Vec<ShardDialogue
     digests.iter().map(fetch).collect()
 }
 
-fn begin(prepared: Prepared, loaded: &Loaded, spec: &JobSpec) -> Result<Training, Unfinished> {
+fn begin(prepared: Prepared, loaded: &mut Loaded, spec: &JobSpec) -> Result<Training, Unfinished> {
+    let trained = match spec.train.parameters {
+        Parameters::Lora => {
+            loaded.hold_base()?;
+            Trained::Adapter(fresh_adapter(loaded, spec)?)
+        }
+        Parameters::All => Trained::All(loaded.weights_to_train()?),
+    };
+    Ok(Training::new(spec.clone(), prepared.samples, prepared.examples, trained))
+}
+
+fn fresh_adapter(loaded: &Loaded, spec: &JobSpec) -> Result<Adapter, Unfinished> {
     let target = |name: &String| {
         serde_json::from_value::<Target>(name.as_str().into()).map_err(|e| Unfinished::bad_data(format!("{name}: {e}")))
     };
     let targets: BTreeSet<Target> = spec.adapter.targets.iter().map(target).collect::<Result<_, _>>()?;
     let config = AdapterConfig { r: spec.adapter.r as usize, alpha: f64::from(spec.adapter.alpha), targets };
-    let adapter = Adapter::init(config, &loaded.config, seed::number(spec.seed, Purpose::Adapter));
-    Ok(Training::new(spec.clone(), prepared.samples, prepared.examples, adapter))
+    Ok(Adapter::init(config, &loaded.config, seed::number(spec.seed, Purpose::Adapter)))
 }
 
 /// Continues from the newest checkpoint that is whole; a damaged one is named and the one before it is tried.
@@ -164,7 +175,7 @@ fn resume(training: &mut Training, task: &TrainTask, origin: &Origin, link: &Lin
 fn restored(training: &mut Training, manifest: &str, origin: &Origin, link: &Link) -> Result<(), Unfinished> {
     let manifest = Manifest::decode(&link.get(manifest)?, origin).map_err(Unfinished::bug)?;
     let state = link.get(manifest.state.as_str())?;
-    let state = State::decode(&state, training.adapter().params.len()).map_err(Unfinished::bug)?;
+    let state = State::decode(&state, training.trained().params().len()).map_err(Unfinished::bug)?;
     training.resume(manifest.progress, state).map_err(Unfinished::bug)
 }
 
@@ -199,23 +210,35 @@ fn tell(training: &Training, advanced: &Advanced, lease: &Lease, link: &Link) {
 
 /// Stores the state, then the manifest, then tells the coordinator: in this order.
 fn checkpoint(training: &Training, origin: &Origin, link: &Link) -> Result<(), Unfinished> {
-    let state = link.put("state.safetensors", &training.state().encode())?;
+    let state = link.put("state.safetensors", training.encoded_state())?;
     let state = state.digest.parse().map_err(Unfinished::bug)?;
     let manifest = Manifest::new(origin.clone(), training.progress().clone(), state).encode();
-    let manifest_digest = link.put("manifest.json", &manifest)?.digest;
+    let manifest_digest = link.put("manifest.json", manifest)?.digest;
     let update = training.progress().update;
     link.report(&origin.base, Report::Checkpoint(v1::Checkpoint { update, manifest_digest }))
 }
 
-/// Stores an adapter as PEFT's two files.
-fn store_adapter(adapter: &Adapter, loaded: &Loaded, link: &Link) -> Result<Vec<Artifact>, Unfinished> {
-    let files = peft::to_files(adapter, &loaded.source, loaded.digest.as_str()).map_err(Unfinished::bug)?;
-    Ok(vec![link.put(peft::CONFIG_FILE, &files.config)?, link.put(peft::WEIGHTS_FILE, &files.weights)?])
+/// Stores an adapter as PEFT's two files, or all weights as a Hugging Face folder's.
+fn store_trained(trained: &Trained, loaded: &Loaded, link: &Link) -> Result<Vec<Artifact>, Unfinished> {
+    match trained {
+        Trained::Adapter(adapter) => {
+            let files = peft::to_files(adapter, &loaded.source, loaded.digest.as_str()).map_err(Unfinished::bug)?;
+            Ok(vec![link.put(peft::CONFIG_FILE, files.config)?, link.put(peft::WEIGHTS_FILE, files.weights)?])
+        }
+        Trained::All(parameters) => {
+            let weights = tuned::weights_bytes(parameters).map_err(Unfinished::bug)?;
+            let mut stored = vec![link.put(tuned::WEIGHTS_FILE, weights)?];
+            for (name, bytes) in tuned::side_files(&loaded.config, &loaded.tokenizer).map_err(Unfinished::bug)? {
+                stored.push(link.put(name, bytes)?);
+            }
+            Ok(stored)
+        }
+    }
 }
 
-fn trained(training: &Training, dropped_utterances: u64) -> Trained {
+fn summary(training: &Training, dropped_utterances: u64) -> v1::Trained {
     let progress = training.progress().clone();
-    Trained {
+    v1::Trained {
         updates: progress.update,
         samples: progress.samples,
         tokens: progress.tokens,
