@@ -180,6 +180,14 @@ pub trait Backend {
     /// When the device refuses the transfer, or an operation before it failed.
     fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>, KernelError>;
 
+    /// The values of a buffer that is of no more use: [`Backend::download`] without a second copy where there can be one.
+    ///
+    /// # Errors
+    /// As [`Backend::download`].
+    fn take(&self, buffer: Self::Buffer) -> Result<Vec<f32>, KernelError> {
+        self.download(&buffer)
+    }
+
     /// Indices holding `values`.
     ///
     /// # Errors
@@ -247,6 +255,19 @@ pub trait Backend {
         dx: Option<(&mut Self::Buffer, Write)>,
     ) -> Result<(), KernelError>;
 
+    /// The gradient of a weight itself: `grads[at..] += dy^T x`, `[out, in]` row-major; `x: [T, in]`, `dy: [T, out]`.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn weight_gradient(
+        &self,
+        x: &Self::Buffer,
+        dy: &Self::Buffer,
+        shape: [usize; 2],
+        grads: &mut Self::Buffer,
+        at: usize,
+    ) -> Result<(), KernelError>;
+
     /// `y (+)= x W^T`; `x: [T, in]`, `y: [T, out]`.
     ///
     /// # Errors
@@ -299,6 +320,20 @@ pub trait Backend {
         eps: f32,
         dy: &Self::Buffer,
         dx: &mut Self::Buffer,
+    ) -> Result<(), KernelError>;
+
+    /// The gradient of a norm's gain: `grads[at..][..width] += sum over t of dy[t] * x[t] / rms(x[t])`; `x, dy: [T, width]`.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn gain_gradient(
+        &self,
+        x: &Self::Buffer,
+        eps: f32,
+        dy: &Self::Buffer,
+        width: usize,
+        grads: &mut Self::Buffer,
+        at: usize,
     ) -> Result<(), KernelError>;
 
     /// Rotates each head of `x: [T, heads * head_dim]` in place, Hugging Face half-split order, by `table: [T, head_dim]`
@@ -382,7 +417,7 @@ pub trait Backend {
         out: &mut Self::Buffer,
     ) -> Result<(), KernelError>;
 
-    /// `out[rows[i]] += x[i]`, in the order of `i`; `x: [R, width]`, `out: [T, width]`.
+    /// `out[rows[i]] += x[i]`, in the order of `i`; `x: [R, width]`, `out: [T, width]` (what lies behind it stays).
     ///
     /// # Errors
     /// When the device refuses.

@@ -151,6 +151,7 @@ impl<B: Backend> Backend for Timed<B> {
 
     delegate! {
         download(buffer: &B::Buffer) -> Vec<f32>;
+        take(buffer: B::Buffer) -> Vec<f32>;
         indices(values: &[u32]) -> B::Indices;
         weight(shape: [usize; 2], values: &[f32], precision: Precision) -> B::Weight;
         merged(weight: &B::Weight, params: &B::Buffer, pair: &LoraShape) -> B::Weight;
@@ -161,6 +162,8 @@ impl<B: Backend> Backend for Timed<B> {
         matmul_back(dy: &B::Buffer, weight: &B::Weight, dx: &mut B::Buffer, write: Write) -> ();
         rms_norm(x: &B::Buffer, gain: &B::Buffer, eps: f32, y: &mut B::Buffer) -> ();
         rms_norm_back(x: &B::Buffer, gain: &B::Buffer, eps: f32, dy: &B::Buffer, dx: &mut B::Buffer) -> ();
+        weight_gradient(x: &B::Buffer, dy: &B::Buffer, shape: [usize; 2], grads: &mut B::Buffer, at: usize) -> ();
+        gain_gradient(x: &B::Buffer, eps: f32, dy: &B::Buffer, width: usize, grads: &mut B::Buffer, at: usize) -> ();
         rotary(x: &mut B::Buffer, table: &B::Buffer, head_dim: usize, direction: Direction) -> ();
         attention(shape: Attention, sight: &Sight<'_, B::Indices>, q: &B::Buffer, k: &B::Buffer, v: &B::Buffer,
             out: &mut B::Buffer, lse: &mut B::Buffer) -> ();

@@ -126,7 +126,45 @@ fn attention_follows_the_forest_forward_and_backward() {
     }
 }
 
-/// Products, LoRA and attention at sizes of several tasks each.
+/// Rows, inputs, outputs: inputs of whole panels and of others, depths of several runs, and a single row.
+const GRADIENT_SHAPES: [[usize; 3]; 4] = [[700, 48, 130], [333, 37, 70], [1, 16, 5], [60, 9, 1]];
+
+/// The gradients of a weight and of a gain, added to what lies in the middle of a buffer.
+fn weight_and_gain_gradients(cpu: &Cpu, [rows, input, output]: [usize; 3]) -> [Vec<f32>; 2] {
+    let upload = |len, seed| cpu.upload(&values(len, seed)).unwrap();
+    let (x, dy) = (upload(rows * input, 1), upload(rows * output, 2));
+    let mut grads = upload(3 + output * input + 2, 3);
+    cpu.weight_gradient(&x, &dy, [output, input], &mut grads, 3).unwrap();
+    let (dnormed, mut gain) = (upload(rows * input, 4), upload(1 + input + 2, 5));
+    cpu.gain_gradient(&x, 1e-5, &dnormed, input, &mut gain, 1).unwrap();
+    [cpu.take(grads).unwrap(), cpu.take(gain).unwrap()]
+}
+
+#[test]
+fn gradients_of_weights_and_gains_are_their_definitions() {
+    for [rows, input, output] in GRADIENT_SHAPES {
+        let ours = weight_and_gain_gradients(&Cpu::new(2).unwrap(), [rows, input, output]);
+        let at = |x: &[f32], i: usize| f64::from(x[i]);
+        let (x, dy, dnormed) = (values(rows * input, 1), values(rows * output, 2), values(rows * input, 4));
+        let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
+        let mut weight = wide(values(3 + output * input + 2, 3));
+        for (i, g) in weight[3..3 + output * input].iter_mut().enumerate() {
+            *g += (0..rows).map(|t| at(&dy, t * output + i / input) * at(&x, t * input + i % input)).sum::<f64>();
+        }
+        close("weight", &ours[0], &weight, 1e-4);
+        let mut gain = wide(values(1 + input + 2, 5));
+        for t in 0..rows {
+            let squares = (0..input).map(|j| at(&x, t * input + j).powi(2)).sum::<f64>();
+            let rms = (squares / input as f64 + 1e-5).sqrt();
+            for j in 0..input {
+                gain[1 + j] += at(&dnormed, t * input + j) * at(&x, t * input + j) / rms;
+            }
+        }
+        close("gain", &ours[1], &gain, 1e-4);
+    }
+}
+
+/// Products, LoRA, weight gradients and attention at sizes of several tasks each.
 fn everything(cpu: &Cpu) -> Vec<Vec<f32>> {
     let (m, input, output, r) = (211, 70, 530, 5);
     let mut all = run_attention(cpu, &(0..150).collect::<Vec<u32>>(), &ends());
@@ -145,6 +183,7 @@ fn everything(cpu: &Cpu) -> Vec<Vec<f32>> {
         cpu.project_back(Some(&x), &params, &[layer], &mut grads, Some((&mut dx, Write::Add))).unwrap();
         all.extend([&y, &down, &dx, &grads].map(|buffer| cpu.download(buffer).unwrap()));
     }
+    all.extend(GRADIENT_SHAPES.map(|shape| weight_and_gain_gradients(cpu, shape)).into_iter().flatten());
     all
 }
 

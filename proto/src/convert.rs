@@ -8,8 +8,8 @@ use crate::{
     corpus::{CorpusManifest, LabelSet, Part, Shard, SplitManifest},
     ids::Digest,
     job::{
-        AdapterSpec, BaseSpec, CorpusSpec, DataSpec, EvaluateSpec, JobSpec, LabelsSpec, RetrievalSpec, StageSpec,
-        TrainSpec, Violation,
+        AdapterSpec, BaseSpec, CorpusSpec, DataSpec, EvaluateSpec, JobSpec, LabelsSpec, Parameters, RetrievalSpec,
+        StageSpec, TrainSpec, Violation,
     },
     tally::Tally,
     v1,
@@ -117,7 +117,14 @@ fn parsed_train(t: &v1::TrainSpec, found: &mut Vec<Violation>) -> TrainSpec {
         checkpoint_updates: t.checkpoint_updates,
         updates: t.updates,
         class_weights: word(weights, "train.class_weights", "none or balanced", default.class_weights, found),
+        parameters: trained_parameters(&t.parameters, found),
     }
+}
+
+/// What is trained; clients of 0.1.0 do not say.
+fn trained_parameters(text: &str, found: &mut Vec<Violation>) -> Parameters {
+    let default = Parameters::default();
+    if text.is_empty() { default } else { word(text, "train.parameters", "lora or all", default, found) }
 }
 
 fn parsed_stage(stage: v1::StageSpec, found: &mut Vec<Violation>) -> StageSpec {
@@ -240,6 +247,7 @@ impl From<&TrainSpec> for v1::TrainSpec {
             checkpoint_updates: t.checkpoint_updates,
             updates: t.updates,
             class_weights: name_of(&t.class_weights),
+            parameters: name_of(&t.parameters),
         }
     }
 }
@@ -406,6 +414,13 @@ mod tests {
     fn a_job_spec_survives_the_wire() {
         assert_eq!(job_spec((&spec()).into()), Ok(spec()));
         assert_eq!(job_spec((&whole_spec()).into()), Ok(whole_spec()));
+    }
+
+    #[test]
+    fn a_client_that_does_not_say_what_is_trained_means_an_adapter() {
+        let mut message = v1::JobSpec::from(&spec());
+        message.train.as_mut().unwrap().parameters.clear();
+        assert_eq!(job_spec(message).unwrap().train.parameters, Parameters::Lora);
     }
 
     #[test]

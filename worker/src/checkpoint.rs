@@ -1,14 +1,14 @@
 //! A training run's state at the end of an update, as files that can be trusted or refused.
 //!
-//! Two files: `state.safetensors` (adapter, both AdamW moments) and the manifest, JSON, which names the first by digest
+//! Two files: `state.safetensors` (what is trained, both AdamW moments) and the manifest, JSON, which names the first by digest
 //! and is stored last. A checkpoint exists only when its manifest does. The manifest says which recipe, corpus and base
 //! it belongs to; a run resumes only from its own.
 
-use std::collections::BTreeMap;
-
 use insula_proto::ids::Digest;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
+
+use crate::base::safe;
 
 /// The manifest's version; another one is refused.
 const VERSION: u32 = 1;
@@ -44,8 +44,8 @@ pub struct Progress {
 /// The vectors of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
-    /// The adapter's parameters.
-    pub adapter: Vec<f32>,
+    /// What is trained: the adapter's parameters, or all of the base's.
+    pub params: Vec<f32>,
     /// AdamW's first moments.
     pub first: Vec<f32>,
     /// AdamW's second moments.
@@ -123,19 +123,17 @@ impl Manifest {
     }
 }
 
-impl State {
-    /// The bytes of `state.safetensors`.
-    pub fn encode(&self) -> Vec<u8> {
-        let parts = [("adapter", &self.adapter), ("first", &self.first), ("second", &self.second)];
-        let view = |values: &'_ Vec<f32>| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
-        let bytes: BTreeMap<&str, Vec<u8>> = parts.iter().map(|(name, values)| (*name, view(values))).collect();
-        let tensors = bytes.iter().map(|(name, bytes)| {
-            let tensor = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes);
-            (*name, tensor.expect("the shape is the bytes' own"))
-        });
-        safetensors::serialize(tensors, None).expect("three plain tensors serialise")
-    }
+/// The bytes of `state.safetensors`: what is trained, and AdamW's moments.
+///
+/// The first vector is called `adapter` there, whatever it is.
+pub fn encode_state(params: &[f32], first: &[f32], second: &[f32]) -> Vec<u8> {
+    let shape = [params.len()];
+    let tensors = [("adapter", params), ("first", first), ("second", second)];
+    let tensors = tensors.map(|(name, values)| (name, shape.as_slice(), values));
+    safe::encode(&tensors, None).expect("three vectors of one length serialise")
+}
 
+impl State {
     /// Reads a state of `len` parameters.
     ///
     /// # Errors
@@ -151,7 +149,7 @@ impl State {
             }
             Ok(tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
         };
-        Ok(Self { adapter: read("adapter")?, first: read("first")?, second: read("second")? })
+        Ok(Self { params: read("adapter")?, first: read("first")?, second: read("second")? })
     }
 }
 
@@ -165,8 +163,9 @@ mod tests {
 
     #[test]
     fn a_checkpoint_reads_back_bit_for_bit() {
-        let state = State { adapter: vec![0.1, -0.0, 3e-40], first: vec![1.0; 3], second: vec![f32::MIN_POSITIVE; 3] };
-        assert_eq!(State::decode(&state.encode(), 3).unwrap(), state);
+        let state = State { params: vec![0.1, -0.0, 3e-40], first: vec![1.0; 3], second: vec![f32::MIN_POSITIVE; 3] };
+        let bytes = encode_state(&state.params, &state.first, &state.second);
+        assert_eq!(State::decode(&bytes, 3).unwrap(), state);
         let progress = Progress { update: 3, losses: vec![0.1, 0.7, 1e-9], seconds: 1.25, ..Progress::default() };
         let manifest = Manifest::new(origin(b"base"), progress, Digest::of(b"state"));
         assert_eq!(Manifest::decode(&manifest.encode(), &origin(b"base")).unwrap(), manifest);
@@ -181,8 +180,7 @@ mod tests {
 
     #[test]
     fn damaged_files_are_refused() {
-        let state = State { adapter: vec![1.0; 4], first: vec![0.0; 4], second: vec![0.0; 4] };
-        let bytes = state.encode();
+        let bytes = encode_state(&[1.0; 4], &[0.0; 4], &[0.0; 4]);
         assert!(State::decode(&bytes[..bytes.len() - 1], 4).is_err());
         assert!(State::decode(&bytes, 5).is_err());
         assert!(Manifest::decode(b"{", &origin(b"base")).is_err());

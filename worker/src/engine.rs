@@ -1,5 +1,5 @@
-//! The engine: a frozen model on a backend, and the two things a worker asks of it: the gradient of a slot, and the
-//! answers to prompts.
+//! The engine: a model on a backend, and the two things a worker asks of it: the gradient of a slot, and the answers to
+//! prompts.
 //!
 //! Both merge their sequences into one [`Forest`] first. What comes back depends on the weights and the sequences alone:
 //! not on their order, nor on the number of threads.
@@ -15,6 +15,7 @@ use crate::adapter::Adapter;
 use crate::base::{ModelConfig, TensorSource};
 use crate::forest::{Forest, Supervision, count_tree_tokens};
 use crate::model::{Adapted, Keep, Llama, LoadError, Scene};
+use crate::parameters;
 use crate::trie::LabelTrie;
 
 /// Why the engine cannot do what it was asked.
@@ -52,6 +53,12 @@ pub enum EngineError {
         example: usize,
         /// Its weight.
         weight: f32,
+    },
+    /// Weights that are held in fewer bits than training them takes.
+    #[error("all weights are to be trained, but the base is held as {precision:?}; expected F32")]
+    Frozen {
+        /// How they are held.
+        precision: Precision,
     },
     /// A token id the embedding has no row for.
     #[error("{what} {index}: token {token} is outside the vocabulary of {vocab}")]
@@ -114,11 +121,11 @@ pub struct SlotGradient {
     pub weight_sum: f64,
     /// Distinct tree tokens of the slot's sequences.
     pub tree_tokens: u64,
-    /// Gradient of `loss_sum`, laid out as the adapter's parameters.
+    /// Gradient of `loss_sum`, laid out as what is trained.
     pub gradient: Vec<f32>,
 }
 
-/// A frozen model ready to compute.
+/// A model ready to compute.
 pub struct Engine<B: Backend> {
     model: Llama<B>,
     recompute: bool,
@@ -176,24 +183,65 @@ impl<B: Backend> Engine<B> {
         self.merged = None; // its memory is wanted here
         self.check_adapter(adapter)?;
         check_examples(examples, self.model.config.vocab)?;
+        let adapted = Adapted::upload(&self.model.backend, adapter)?;
+        let (counted, grads) = self.gradient(&adapted, adapter.params.len(), examples)?;
+        // Its buffer goes back to the backend, which has it ready for the next slot.
+        Ok(SlotGradient { gradient: self.model.backend.download(&grads)?, ..counted })
+    }
+
+    /// Loss and gradient of a slot where all weights of the base are trained: the gradient of all of them, laid out as
+    /// [`parameters::Layout`].
+    ///
+    /// # Errors
+    /// When the base is not held in float32, or as [`Engine::slot_gradient`].
+    pub fn full_gradient(&mut self, examples: &[Example]) -> Result<SlotGradient, EngineError> {
+        self.merged = None;
+        if self.model.precision != Precision::F32 {
+            return Err(EngineError::Frozen { precision: self.model.precision });
+        }
+        check_examples(examples, self.model.config.vocab)?;
+        let layout = parameters::Layout::new(&self.model.config);
+        let len = layout.len();
+        let adapted = Adapted::everything(&self.model.backend, layout)?;
+        let (counted, grads) = self.gradient(&adapted, len, examples)?;
+        Ok(SlotGradient { gradient: self.model.backend.take(grads)?, ..counted })
+    }
+
+    /// Takes other weights in the place of the base's: trained [`parameters::Parameters`], or the base again.
+    ///
+    /// # Errors
+    /// When a weight is missing or of another shape, and nothing was changed; when the source cannot be read or the device
+    /// refuses, and the weights are partly old and partly new.
+    pub fn set_weights(&mut self, source: &dyn TensorSource) -> Result<(), EngineError> {
+        self.merged = None;
+        Ok(self.model.reload(source)?)
+    }
+
+    /// A slot's sums, and the gradient still on the device.
+    fn gradient(
+        &self,
+        adapted: &Adapted<B>,
+        len: usize,
+        examples: &[Example],
+    ) -> Result<(SlotGradient, B::Buffer), EngineError> {
         let (forest, supervision) = plant(examples);
         let backend = &self.model.backend;
         let scene = Scene::upload(backend, &self.model.config, &forest, &supervision.rows)?;
-        let adapted = Adapted::upload(backend, adapter)?;
         let keep = if self.recompute { Keep::Inputs } else { Keep::All };
-        let passed = self.model.forward(&scene, &adapted, keep)?;
-        let (loss_sum, dlast) = self.model.loss(&passed, &supervision)?;
-        let mut grads = backend.alloc([1, adapter.params.len()])?;
+        let passed = self.model.forward(&scene, adapted, keep)?;
+        let mut grads = backend.alloc([1, len])?;
         backend.zero(&mut grads)?;
-        self.model.backward(&scene, &adapted, passed, dlast, &mut grads)?;
+        let (loss_sum, dlast) = self.model.loss(&passed, &supervision, adapted, &mut grads)?;
+        self.model.backward(&scene, adapted, passed, dlast, &mut grads)?;
         let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
-        Ok(SlotGradient {
+        let counted = SlotGradient {
             loss_sum,
             supervised_tokens: supervision.tokens,
             weight_sum: supervision.weight_sum,
             tree_tokens: count_tree_tokens(&sequences),
-            gradient: backend.download(&grads)?,
-        })
+            gradient: Vec::new(),
+        };
+        Ok((counted, grads))
     }
 
     /// Scores every label and finds the greedy continuation of each prompt, all prompts computed together as one forest.

@@ -3,8 +3,8 @@
 //! In the order the data travels: [`base`] opens the frozen model; [`prompt`] renders a dialogue's turn and
 //! [`tokenize`] makes it token ids; [`tokens`] is their form in the fleet's cache; [`plan`] says which samples form which update and slot; [`forest`] merges a slot's
 //! sequences into a tree; [`model`] runs forward and backward over it and [`engine`] is its front; [`weights`] say how much each sample counts, [`reduce`] adds slot
-//! gradients; [`optimizer`] steps the [`adapter`]; [`train`] and [`checkpoint`] are the run; [`evaluate`], with
-//! [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk. [`seed`] is the only
+//! gradients; [`optimizer`] steps the [`adapter`], or all [`parameters`] of the base; [`train`] and [`checkpoint`] are the run; [`evaluate`], with
+//! [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk, [`tuned`] that of a base whose weights were all trained. [`seed`] is the only
 //! source of chance, [`memory`] says beforehand what a job will take. All of that is plain functions and states; [`shell`] talks to the coordinator.
 
 pub mod adapter;
@@ -17,6 +17,7 @@ pub mod forest;
 pub mod memory;
 pub mod model;
 pub mod optimizer;
+pub mod parameters;
 pub mod peft;
 pub mod plan;
 pub mod prompt;
@@ -27,4 +28,5 @@ pub mod tokenize;
 pub mod tokens;
 pub mod train;
 pub mod trie;
+pub mod tuned;
 pub mod weights;

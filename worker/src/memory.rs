@@ -2,13 +2,13 @@
 //!
 //! Buffers go back to an arena that keeps them by the width of their rows and never shrinks (see `insula_kernels::cpu`),
 //! so the peak is, width by width, the most rows alive at once in training or in evaluation. What the model keeps alive
-//! is written in [`crate::model`]; here it is counted. To that come the frozen weights, the adapter with its gradients
-//! and moments, the logits of a block of rows, the scratch of the operation in hand, and the process itself.
+//! is written in [`crate::model`]; here it is counted. To that come the weights, what is trained with its gradients and
+//! moments, the logits of a block of rows, the scratch of the operation in hand, and the process itself.
 
 use std::collections::BTreeMap;
 
 use insula_kernels::{Precision, cpu};
-use insula_proto::job::Stage;
+use insula_proto::job::{Parameters, Stage};
 
 use crate::adapter::{AdapterConfig, Layout, Target};
 use crate::base::ModelConfig;
@@ -22,8 +22,12 @@ use crate::prompt::Example;
 /// MELD (docs/lab.md).
 const PROCESS_BYTES: u64 = 60 << 20;
 /// Vectors as long as the adapter: its parameters on the host and on the device, gradients on the device and twice on
-/// the host, two moments, and a checkpoint on its way: three vectors, encoded, and cut into messages.
-const ADAPTER_COPIES: u64 = 12;
+/// the host, two moments, and a checkpoint's three on their way.
+const ADAPTER_COPIES: u64 = 10;
+/// Vectors as long as all weights that stay where these are trained: the weights on the host, and two moments.
+const ALL_COPIES: u64 = 3;
+/// Vectors of a checkpoint on its way. No gradient is alive then.
+const CHECKPOINT_COPIES: u64 = 3;
 
 /// What is to be computed.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +38,9 @@ pub struct Plan<'a> {
     pub base_bytes: u64,
     /// How its weights are held.
     pub precision: Precision,
-    /// The adapter.
+    /// What is trained.
+    pub parameters: Parameters,
+    /// The adapter, where one is.
     pub adapter: &'a AdapterConfig,
     /// Whether activations are computed again instead of kept.
     pub recompute: bool,
@@ -42,6 +48,8 @@ pub struct Plan<'a> {
     pub merge: bool,
     /// Tree tokens of the longest slot; 0 where nothing is trained.
     pub slot_tokens: usize,
+    /// Slots of the update that has most of them; asked only where all weights are trained.
+    pub slots: usize,
     /// Tree tokens of the longest forest evaluated, label tries included; 0 where nothing is.
     pub forest_tokens: usize,
 }
@@ -59,7 +67,7 @@ pub struct Memory {
     pub activations: u64,
     /// Scratch of the operations.
     pub scratch: u64,
-    /// The adapter, its gradients and moments.
+    /// What is trained, its gradients and moments.
     pub adapter: u64,
     /// The process itself.
     pub process: u64,
@@ -90,9 +98,26 @@ pub fn predict(plan: &Plan<'_>) -> Memory {
         loading: floats(largest),
         activations: floats(activations),
         scratch: floats(scratch) + cpu::UNPACKED_BYTES,
-        adapter: floats(Layout::new(plan.adapter, c).len()) * ADAPTER_COPIES,
+        adapter: trained(plan),
         process: PROCESS_BYTES,
     }
+}
+
+/// What is trained, with all that is as long.
+fn trained(plan: &Plan<'_>) -> u64 {
+    let bytes = |len: usize| 4 * len as u64;
+    match plan.parameters {
+        Parameters::Lora => bytes(Layout::new(plan.adapter, plan.model).len()) * ADAPTER_COPIES,
+        Parameters::All => {
+            let whole = bytes(crate::parameters::Layout::new(plan.model).len());
+            whole * (ALL_COPIES + CHECKPOINT_COPIES.max(gradients(plan.slots)))
+        }
+    }
+}
+
+/// Gradients alive at once while slots are added in a binary tree: the one in hand beside the sums of complete subtrees.
+fn gradients(slots: usize) -> u64 {
+    (0..slots).map(|before| u64::from(before.count_ones()) + 1).max().unwrap_or(0)
 }
 
 /// Rows alive at once, by their width.
@@ -123,7 +148,9 @@ fn training(plan: &Plan<'_>) -> Rows {
     let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
     // The last layer lets the supervised rows alone through; its input, keys and values are whole.
     let whole = if plan.recompute { 1 } else { c.layers - 1 };
-    let act = usize::from(plan.adapter.targets.contains(&Target::Down));
+    let all = plan.parameters == Parameters::All;
+    let act = usize::from(all || plan.adapter.targets.contains(&Target::Down));
+    let pairs = if all { 0 } else { plan.adapter.targets.len() };
     let passing = 4;
     collect([
         (c.hidden, tokens * (c.layers + whole + passing)), // inputs, middle residuals; gradients and norms
@@ -131,7 +158,7 @@ fn training(plan: &Plan<'_>) -> Rows {
         (kv, tokens * (2 * (whole + 1) + 2)),              // keys, values; both gradients
         (c.heads, tokens * whole),
         (c.intermediate, tokens * (2 * whole + 2 + act)), // gate, up; both gradients
-        (plan.adapter.r, tokens * plan.adapter.targets.len() * (whole + 1)),
+        (plan.adapter.r, tokens * pairs * (whole + 1)),
         (c.vocab, LOGIT_ROWS),
     ])
 }
@@ -178,6 +205,9 @@ fn bits(precision: Precision) -> u64 {
 
 /// float32 copies of the adapted weights.
 fn merged(plan: &Plan<'_>) -> u64 {
+    if plan.parameters == Parameters::All {
+        return 0;
+    }
     let adapted: usize = plan.adapter.targets.iter().map(|target| elements(plan.model, *target)).sum();
     if plan.merge { 4 * (plan.model.layers * adapted) as u64 } else { 0 }
 }
@@ -191,7 +221,28 @@ pub fn longest_slot<'a>(
     samples: &[Sample],
     sequence: impl Fn(&Sample) -> &'a [u32],
 ) -> usize {
-    let (train, mut longest) = (&stage.train, 0);
+    largest(stage, seed, samples, sequence).0
+}
+
+/// Slots of the update that has most of them, in a whole stage; 0 of none. `sequence` gives a sample's token ids.
+#[must_use]
+pub fn most_slots<'a>(
+    stage: &Stage,
+    seed: u64,
+    samples: &[Sample],
+    sequence: impl Fn(&Sample) -> &'a [u32],
+) -> usize {
+    largest(stage, seed, samples, sequence).1
+}
+
+/// Tree tokens of the longest slot, and the most slots of an update.
+fn largest<'a>(
+    stage: &Stage,
+    seed: u64,
+    samples: &[Sample],
+    sequence: impl Fn(&Sample) -> &'a [u32],
+) -> (usize, usize) {
+    let (train, mut longest, mut most) = (&stage.train, 0, 0);
     let updates_per_pass = samples.len().div_ceil(train.batch as usize).max(1);
     let passes = match train.updates {
         0 => train.epochs,
@@ -201,10 +252,11 @@ pub fn longest_slot<'a>(
         for update in plan::pass(samples, train.batching, train.batch as usize, seed, pass) {
             let sequences: Vec<&[u32]> = update.iter().map(&sequence).collect();
             let slots = plan::slots(&sequences, train.slot_tokens as usize);
+            most = most.max(slots.len());
             longest = slots.into_iter().map(|slot| count_tree_tokens(&sequences[slot])).fold(longest, u64::max);
         }
     }
-    usize::try_from(longest).expect("a slot's tokens are counted in memory")
+    (usize::try_from(longest).expect("a slot's tokens are counted in memory"), most)
 }
 
 /// Tree tokens of the longest forest that an evaluation of these dialogues makes, with `trie` rows behind each prompt.
@@ -249,10 +301,12 @@ mod tests {
             model: &model,
             base_bytes: 90 << 20,
             precision: Precision::F32,
+            parameters: Parameters::Lora,
             adapter: &adapter,
             recompute: false,
             merge: false,
             slot_tokens: 2000,
+            slots: 0,
             forest_tokens: 0,
         };
         let kept = predict(&plan);
@@ -265,6 +319,30 @@ mod tests {
     }
 
     #[test]
+    fn training_all_weights_takes_their_moments_and_gradients_besides() {
+        let model = model();
+        let adapter = AdapterConfig { r: 16, alpha: 16.0, targets: [Target::Q].into() };
+        let plan = Plan {
+            model: &model,
+            base_bytes: 90 << 20,
+            precision: Precision::F32,
+            parameters: Parameters::All,
+            adapter: &adapter,
+            recompute: true,
+            merge: true,
+            slot_tokens: 1280,
+            slots: 1,
+            forest_tokens: 0,
+        };
+        let whole = 4 * 134_515_008;
+        let memory = predict(&plan);
+        assert_eq!((memory.weights, memory.adapter), (whole, 6 * whole));
+        // The eighth slot is in hand beside the sums of four, two and one.
+        assert_eq!((gradients(1), gradients(2), gradients(5), gradients(8), gradients(9)), (1, 2, 3, 4, 4));
+        assert_eq!(predict(&Plan { slots: 8, ..plan }).adapter, 7 * whole);
+    }
+
+    #[test]
     fn a_small_job_peaks_while_its_base_is_read() {
         let (model, targets) = (model(), [Target::Q].into());
         let adapter = AdapterConfig { r: 8, alpha: 8.0, targets };
@@ -272,10 +350,12 @@ mod tests {
             model: &model,
             base_bytes: 90 << 20,
             precision: Precision::F32,
+            parameters: Parameters::Lora,
             adapter: &adapter,
             recompute: false,
             merge: false,
             slot_tokens: 40,
+            slots: 0,
             forest_tokens: 0,
         };
         let memory = predict(&plan);

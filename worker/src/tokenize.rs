@@ -153,6 +153,19 @@ impl Tokenizer {
         self.eos
     }
 
+    /// The text of the token that ends a sequence.
+    pub fn eos_text(&self) -> Option<String> {
+        self.inner.id_to_token(self.eos)
+    }
+
+    /// The tokenizer as a `tokenizer.json`, which [`crate::base::Base`] reads as well as transformers does.
+    ///
+    /// # Errors
+    /// What the library says where it can't write it.
+    pub fn to_json(&self) -> Result<Vec<u8>, String> {
+        self.inner.to_string(false).map(String::into_bytes).map_err(|error| error.to_string())
+    }
+
     /// Number of tokens, added ones included.
     pub fn vocab(&self) -> usize {
         self.inner.get_vocab_size(true)

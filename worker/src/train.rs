@@ -1,4 +1,4 @@
-//! Training one adapter: a state that advances by one update at a time.
+//! Training an adapter, or all weights of the base: a state that advances by one update at a time.
 //!
 //! ```text
 //! advance: samples of the update -> slots -> slot gradients -> tree sum -> clip -> AdamW -> next update
@@ -14,13 +14,65 @@ use insula_proto::job::Stage;
 
 use crate::{
     adapter::Adapter,
-    checkpoint::{CheckpointError, Progress, State},
-    engine::{Engine, EngineError, Example},
+    checkpoint::{self, CheckpointError, Progress, State},
+    engine::{Engine, EngineError, Example, SlotGradient},
     optimizer::{AdamWConfig, AdamWState, clip_coefficient, gradient_norm, lr},
+    parameters::Parameters,
     plan::{self, Sample},
     reduce::TreeSum,
     weights::{self, Weighed},
 };
+
+/// What a training changes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trained {
+    /// An adapter beside the frozen base.
+    Adapter(Adapter),
+    /// All weights of the base.
+    All(Parameters),
+}
+
+impl Trained {
+    /// The flat vector.
+    #[must_use]
+    pub fn params(&self) -> &[f32] {
+        match self {
+            Self::Adapter(adapter) => &adapter.params,
+            Self::All(parameters) => &parameters.params,
+        }
+    }
+
+    fn params_mut(&mut self) -> &mut Vec<f32> {
+        match self {
+            Self::Adapter(adapter) => &mut adapter.params,
+            Self::All(parameters) => &mut parameters.params,
+        }
+    }
+
+    /// A slot's gradient; an engine whose weights are trained holds them already.
+    fn slot_gradient<B: Backend>(
+        &self,
+        engine: &mut Engine<B>,
+        examples: &[Example],
+    ) -> Result<SlotGradient, EngineError> {
+        match self {
+            Self::Adapter(adapter) => engine.slot_gradient(adapter, examples),
+            Self::All(_) => engine.full_gradient(examples),
+        }
+    }
+}
+
+impl From<Adapter> for Trained {
+    fn from(adapter: Adapter) -> Self {
+        Self::Adapter(adapter)
+    }
+}
+
+impl From<Parameters> for Trained {
+    fn from(parameters: Parameters) -> Self {
+        Self::All(parameters)
+    }
+}
 
 /// A training run at the end of some update.
 pub struct Training {
@@ -31,7 +83,7 @@ pub struct Training {
     examples: BTreeMap<Sample, Example>,
     /// The pass over the samples (from 1) that the next update belongs to, and its updates.
     pass: (u32, Vec<Vec<Sample>>),
-    adapter: Adapter,
+    trained: Trained,
     optimizer: AdamWState,
     progress: Progress,
 }
@@ -55,7 +107,7 @@ pub enum TrainError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The loss is no longer a number: stepping on would ruin the adapter.
+    /// The loss is no longer a number: stepping on would ruin what was trained.
     #[error("update {update}: the loss is {loss}; a smaller learning rate (train.lr) may keep it finite")]
     Diverged {
         /// The update, from 1.
@@ -73,11 +125,12 @@ impl Training {
         seed: u64,
         samples: Vec<Sample>,
         examples: BTreeMap<Sample, Example>,
-        adapter: Adapter,
+        trained: impl Into<Trained>,
     ) -> Self {
-        let optimizer = AdamWState::new(adapter.params.len());
+        let trained = trained.into();
+        let optimizer = AdamWState::new(trained.params().len());
         let (pass, progress) = ((0, vec![]), Progress::default());
-        let mut training = Self { stage, seed, samples, examples, pass, adapter, optimizer, progress };
+        let mut training = Self { stage, seed, samples, examples, pass, trained, optimizer, progress };
         training.plan_pass();
         training
     }
@@ -91,7 +144,7 @@ impl Training {
             let problem = format!("update {} of a training of {}", progress.update, self.updates());
             return Err(CheckpointError::State(problem));
         }
-        self.adapter.params = state.adapter;
+        *self.trained.params_mut() = state.params;
         self.optimizer = AdamWState { m: state.first, v: state.second, step: progress.update };
         self.progress = progress;
         self.plan_pass();
@@ -134,18 +187,14 @@ impl Training {
         &self.progress
     }
 
-    /// The adapter as it stands.
-    pub fn adapter(&self) -> &Adapter {
-        &self.adapter
+    /// What is trained, as it stands.
+    pub fn trained(&self) -> &Trained {
+        &self.trained
     }
 
-    /// Everything a checkpoint needs.
-    pub fn state(&self) -> State {
-        State {
-            adapter: self.adapter.params.clone(),
-            first: self.optimizer.m.clone(),
-            second: self.optimizer.v.clone(),
-        }
+    /// The bytes of a checkpoint's `state.safetensors`.
+    pub fn encoded_state(&self) -> Vec<u8> {
+        checkpoint::encode_state(self.trained.params(), &self.optimizer.m, &self.optimizer.v)
     }
 
     /// Adds time that was spent in updates; the clock is the caller's.
@@ -153,7 +202,7 @@ impl Training {
         self.progress.seconds += seconds;
     }
 
-    /// Computes the next update.
+    /// Computes the next update. Where all weights are trained, the engine is left with those of before its step.
     ///
     /// # Errors
     /// See [`TrainError`]; the run stays as it was.
@@ -176,7 +225,7 @@ impl Training {
         let lr = self.learning_rate();
         let scale = clip_coefficient(gradient_norm, self.stage.train.clip_norm) / denominator;
         let config = self.adamw();
-        self.optimizer.update(&config, lr as f32, &computed.gradient, scale as f32, &mut self.adapter.params);
+        self.optimizer.update(&config, lr as f32, &computed.gradient, scale as f32, self.trained.params_mut());
         self.count(&update, computed.tree_tokens, loss);
         let finished_epoch = (1..=self.stage.train.epochs).find(|&epoch| self.end_of(epoch) == self.progress.update);
         if !self.finished() {
@@ -213,10 +262,13 @@ impl Training {
         let (weights, denominator) = weights::of_update(&weighed, self.stage.impact_weight);
         examples.iter_mut().zip(weights).for_each(|(example, weight)| example.weight = weight);
         let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
+        if let Trained::All(parameters) = &self.trained {
+            engine.set_weights(parameters)?;
+        }
         let mut sum = TreeSum::default();
         let (mut loss_sum, mut tree_tokens) = (0.0, 0);
         for slot in plan::slots(&sequences, self.stage.train.slot_tokens as usize) {
-            let slot = engine.slot_gradient(&self.adapter, &examples[slot])?;
+            let slot = self.trained.slot_gradient(engine, &examples[slot])?;
             loss_sum += slot.loss_sum;
             tree_tokens += slot.tree_tokens;
             sum.push(slot.gradient);

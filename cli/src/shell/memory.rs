@@ -6,7 +6,7 @@ use insula_coordinator::{corpus::Corpus, shell::corpora::read_splits};
 use insula_proto::{
     corpus::Split,
     ids::Digest,
-    job::{JobSpec, Objective, Stage},
+    job::{JobSpec, Objective, Parameters, Stage},
 };
 use insula_worker::{
     adapter::{AdapterConfig, Target},
@@ -73,10 +73,11 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
     let labels: Vec<Vec<u32>> = task.targets().iter().map(|t| t[..t.len() - 1].to_vec()).collect();
     let trie = LabelTrie::new(&labels, tokenizer.eos()).map_err(|e| input(&e))?;
     let trained = spec.trains();
-    let mut slot_tokens = 0;
+    let (mut slot_tokens, mut slots) = (0, 0);
     if trained {
         for (place, stage) in spec.training_stages().iter().enumerate() {
-            slot_tokens = slot_tokens.max(longest_slot(spec, place, stage, &base, &tokenizer, &corpus)?);
+            let (longest, most) = largest_update(spec, place, stage, &base, &tokenizer, &corpus)?;
+            (slot_tokens, slots) = (slot_tokens.max(longest), slots.max(most));
         }
     }
     let mut forest_tokens = 0;
@@ -94,23 +95,25 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
         model,
         base_bytes,
         precision,
+        parameters: spec.train.parameters,
         adapter: &adapter,
         recompute,
         merge,
         slot_tokens,
+        slots,
         forest_tokens,
     }))
 }
 
-/// Tree tokens of the longest slot of a stage.
-fn longest_slot(
+/// Tree tokens of a stage's longest slot, and the most slots of an update where that matters.
+fn largest_update(
     spec: &JobSpec,
     place: usize,
     stage: &Stage,
     base: &Base,
     tokenizer: &Tokenizer,
     corpus: &Corpus,
-) -> Result<usize, Failure> {
+) -> Result<(usize, usize), Failure> {
     let dialogues = corpus.splits.get(&Split::Train).map_or(&[][..], Vec::as_slice);
     let turns: Vec<Turns> = dialogues.iter().map(|d| Turns { turns: d.utterances.len(), part: 0 }).collect();
     let samples = plan::asked(&plan::select(&turns, spec.data.share, spec.data.mix, spec.seed), &stage.objectives);
@@ -127,7 +130,12 @@ fn longest_slot(
             sequences.insert(*sample, [example.prompt_ids, example.target_ids].concat());
         }
     }
-    Ok(memory::longest_slot(stage, seed::of_stage(spec.seed, place), &samples, |sample| &sequences[sample]))
+    let (seed, sequence) = (seed::of_stage(spec.seed, place), |sample: &Sample| sequences[sample].as_slice());
+    let slots = match spec.train.parameters {
+        Parameters::Lora => 0,
+        Parameters::All => memory::most_slots(stage, seed, &samples, sequence),
+    };
+    Ok((memory::longest_slot(stage, seed, &samples, sequence), slots))
 }
 
 /// The prediction in a line, and whether so much is free.

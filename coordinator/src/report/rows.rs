@@ -1,6 +1,6 @@
 //! The tables of a report as rows of text, which Markdown and terminal draw each in their own way.
 
-use insula_proto::job::Arm;
+use insula_proto::job::{Arm, Parameters};
 
 use super::{ArmReport, Report};
 
@@ -122,7 +122,10 @@ pub(super) fn provenance(report: &Report) -> Vec<(&'static str, String)> {
     ];
     if let Some(training) = &report.training {
         let targets = r.adapter.targets.join(" ");
-        lines.push(("adapter", format!("LoRA r {} alpha {} on {targets}", r.adapter.r, r.adapter.alpha)));
+        lines.push(match t.parameters {
+            Parameters::Lora => ("adapter", format!("LoRA r {} alpha {} on {targets}", r.adapter.r, r.adapter.alpha)),
+            Parameters::All => ("trained", "all weights of the base".into()),
+        });
         lines.push(("recipe", format!("lr {}, warm-up {}, {} epochs", t.lr, t.warmup, t.epochs)));
         lines.push(("updates", format!("{} of {} samples", training.updates, t.batch)));
         lines.push(("trained on", format!("{} samples (share {})", p.samples_trained_on, r.data.share)));

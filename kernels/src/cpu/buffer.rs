@@ -82,6 +82,15 @@ impl Arena {
     }
 }
 
+impl CpuBuffer {
+    /// The values, which do not go back to the arena.
+    pub(crate) fn into_vec(mut self) -> Vec<f32> {
+        let mut values = std::mem::take(&mut self.storage);
+        values.truncate(self.len);
+        values
+    }
+}
+
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
         let storage = std::mem::take(&mut self.storage);

@@ -98,6 +98,10 @@ impl Backend for Cpu {
         Ok(buffer.to_vec())
     }
 
+    fn take(&self, buffer: CpuBuffer) -> Result<Vec<f32>, KernelError> {
+        Ok(buffer.into_vec())
+    }
+
     fn indices(&self, values: &[u32]) -> Result<CpuIndices, KernelError> {
         Ok(CpuIndices(values.to_vec()))
     }
@@ -155,6 +159,18 @@ impl Backend for Cpu {
         self.run(|| project::backward(&self.arena, x.map(|x| &**x), params, &layers, grads, dx))
     }
 
+    fn weight_gradient(
+        &self,
+        x: &CpuBuffer,
+        dy: &CpuBuffer,
+        shape: [usize; 2],
+        grads: &mut CpuBuffer,
+        at: usize,
+    ) -> Result<(), KernelError> {
+        let grads = &mut grads[at..][..shape[0] * shape[1]];
+        self.run(|| project::weight_gradient(&self.arena, x, dy, shape, grads))
+    }
+
     fn rms_norm(&self, x: &CpuBuffer, gain: &CpuBuffer, eps: f32, y: &mut CpuBuffer) -> Result<(), KernelError> {
         self.run(|| rms_norm::forward(x, gain, eps, y))
     }
@@ -168,6 +184,18 @@ impl Backend for Cpu {
         dx: &mut CpuBuffer,
     ) -> Result<(), KernelError> {
         self.run(|| rms_norm::backward(x, gain, eps, dy, dx))
+    }
+
+    fn gain_gradient(
+        &self,
+        x: &CpuBuffer,
+        eps: f32,
+        dy: &CpuBuffer,
+        width: usize,
+        grads: &mut CpuBuffer,
+        at: usize,
+    ) -> Result<(), KernelError> {
+        self.run(|| rms_norm::gain_gradient(x, eps, dy, &mut grads[at..][..width]))
     }
 
     fn rotary(

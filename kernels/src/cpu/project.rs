@@ -6,6 +6,8 @@
 //!   backward   ddown_i = dy_i (s B_i)                        one call
 //!              dx = sum_i dy_i W_i + ddown_i A_i             one sum, and in the same call
 //!              dA_i += ddown_i^T x,  dB_i += dy_i^T (s down_i)
+//!   and where the weights themselves are trained
+//!              dW_i += dy_i^T x
 //! ```
 
 use std::ops::Range;
@@ -279,6 +281,25 @@ fn input_gradient(
         gemm::all(&mut sums);
         rest = after;
     }
+}
+
+/// `grads += dy^T x` for `x: [T, input]`, `dy: [T, output]`.
+pub(super) fn weight_gradient(
+    arena: &Arc<Arena>,
+    x: &[f32],
+    dy: &[f32],
+    [output, input]: [usize; 2],
+    grads: &mut [f32],
+) {
+    let m = dy.len() / output;
+    assert_eq!((x.len(), dy.len()), (m * input, m * output), "x is [{m}, in] and dy [{m}, out]");
+    if m == 0 {
+        return;
+    }
+    let x = Rows::new(arena, x, input);
+    let term = Term { a: Left::transposed(dy, output), b: x.right(), k: m };
+    let shape = Shape { m: output, n: input, stride: input, add: true };
+    gemm::all(&mut [Sum { shape, terms: vec![term], c: grads }]);
 }
 
 /// `W + scale * B A`, in float32.

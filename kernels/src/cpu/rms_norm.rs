@@ -6,6 +6,8 @@ use super::simd::math;
 
 /// Rows per task: enough work to be worth handing out.
 const ROWS: usize = 32;
+/// Rows per partial sum of a gain's gradient: fixed, so that the sum does not depend on who adds.
+const SUMMED_ROWS: usize = 256;
 
 /// `y = gain * x / rms(x)`, row by row.
 pub(super) fn forward(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]) {
@@ -30,6 +32,22 @@ pub(super) fn backward(x: &[f32], gain: &[f32], eps: f32, dy: &[f32], dx: &mut [
             math::add_norm_gradient(dx, dy, gain, x, c, along);
         }
     });
+}
+
+/// `grads += sum of dy * x / rms(x)` over the rows, in runs of [`SUMMED_ROWS`], run after run.
+pub(super) fn gain_gradient(x: &[f32], eps: f32, dy: &[f32], grads: &mut [f32]) {
+    assert_eq!(x.len(), dy.len(), "x and dy have one shape");
+    let width = grads.len();
+    let runs = x.par_chunks(SUMMED_ROWS * width).zip(dy.par_chunks(SUMMED_ROWS * width));
+    let sum = |(x, dy): (&[f32], &[f32])| {
+        let mut sum = vec![0.0; width];
+        for (x, dy) in x.chunks_exact(width).zip(dy.chunks_exact(width)) {
+            math::add_scaled_product(&mut sum, x, dy, inverse_rms(x, eps));
+        }
+        sum
+    };
+    let sums: Vec<Vec<f32>> = runs.map(sum).collect();
+    sums.iter().for_each(|sum| math::add(grads, sum));
 }
 
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arm, CorpusSpec, JobSpec, Objective, StageSpec, Template, TrainSpec};
+use super::{Arm, CorpusSpec, JobSpec, Objective, Parameters, Precision, StageSpec, Template, TrainSpec};
 use crate::{corpus::LabelSet, ids::JobId};
 
 /// A setting that cannot be worked with: where, and what was expected.
@@ -51,6 +51,11 @@ impl JobSpec {
         check.that(!self.base.source.is_empty(), "base.source", || "is empty: expected a path or pip:PACKAGE".into());
         self.check_adapter(&mut check);
         check_recipe(&self.train, "train", &mut check);
+        let held = self.train.parameters == Parameters::Lora || self.base.precision == Precision::F32;
+        check.that(held, "base.precision", || {
+            let precision = format!("{:?}", self.base.precision).to_lowercase();
+            format!("'{precision}' with train.parameters = \"all\": expected f32, which trained weights are held in")
+        });
         self.check_stages(&mut check);
         check.within(self.evaluate.max_new_tokens, 1..=256, "evaluate.max_new_tokens");
         self.check_arms(&mut check);
@@ -212,5 +217,45 @@ mod tests {
         spec.adapter.targets = vec!["q".into(), "z".into(), "q".into()];
         let fields: Vec<_> = spec.violations().into_iter().map(|v| v.field).collect();
         assert_eq!(fields, ["corpus.path", "adapter.targets", "adapter.targets", "train.lr"]);
+    }
+
+    #[test]
+    fn all_weights_are_trained_in_float32_alone() {
+        let mut spec = JobSpec::default();
+        spec.corpus.path = "corpus".into();
+        spec.train.parameters = Parameters::All;
+        assert_eq!(spec.violations(), []);
+        spec.base.precision = Precision::Q8;
+        let description = "'q8' with train.parameters = \"all\": expected f32, which trained weights are held in";
+        let expected = Violation { field: "base.precision".into(), description: description.into() };
+        assert_eq!(spec.violations(), [expected]);
+    }
+
+    #[test]
+    fn stages_mixes_mappings_and_demonstrations_are_checked() {
+        let mut spec = JobSpec::default();
+        spec.corpora.insert("meld".into(), CorpusSpec { path: "a".into(), ..CorpusSpec::default() });
+        spec.corpora.insert("other".into(), CorpusSpec::default());
+        spec.labels.names = vec!["glad".into(), "sad".into()];
+        spec.labels.map.insert("meld".into(), [("joy".to_owned(), "happy".to_owned())].into());
+        spec.retrieval.k = 17;
+        spec.adapter.from = "yesterday's".into();
+        spec.train.updates = 3;
+        let stages = r#"[{"objectives": ["impact"], "impact_weight": 0.1}, {"objectives": ["speaker", "speaker"]}]"#;
+        spec.stages = serde_json::from_str(stages).unwrap();
+        spec.evaluate.arms = vec![Arm::ShuffledDemonstrations];
+        let found = spec.violations();
+        let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, [
+            "corpora.other.path",
+            "labels.map.meld",
+            "retrieval.k",
+            "adapter.from",
+            "train.updates",
+            "stages.0.impact_weight",
+            "stages.1.objectives",
+            "stages.1.objectives",
+            "evaluate.arms",
+        ]);
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     check::{LAYOUTS, TARGETS, Violation},
     share::{NotAShare, Share},
-    train::{Batching, ClassWeights, Objective, Stage, StageSpec, TrainSpec},
+    train::{Batching, ClassWeights, Objective, Parameters, Stage, StageSpec, TrainSpec},
 };
 use crate::{
     corpus::Part,

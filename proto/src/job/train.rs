@@ -40,6 +40,20 @@ pub struct TrainSpec {
     /// How much a sample counts by its label.
     #[serde(default)]
     pub class_weights: ClassWeights,
+    /// What is trained.
+    #[serde(default)]
+    pub parameters: Parameters,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Parameters {
+    /// LoRA's pairs, beside the frozen base.
+    #[default]
+    Lora,
+    /// All weights of the base.
+    All,
 }
 
 /// How much a sample counts by its label.
@@ -165,6 +179,7 @@ impl Default for TrainSpec {
             checkpoint_updates: 10,
             updates: 0,
             class_weights: ClassWeights::None,
+            parameters: Parameters::Lora,
         }
     }
 }

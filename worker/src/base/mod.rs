@@ -27,6 +27,8 @@ mod tensors;
 
 pub use error::BaseError;
 pub(crate) use error::Refusal;
+#[cfg(test)]
+pub(crate) use hf::parse_config;
 pub use open::Base;
 pub use shell::default_cache_dir;
 

@@ -1,9 +1,9 @@
 //! Safetensors files: a JSON header, then plain little-endian tensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensorError};
 use serde_json::Value;
 
 use super::error::Refusal;
@@ -67,6 +67,31 @@ fn stored(name: String, info: &TensorInfo, start: usize, file: usize) -> Result<
     let (begin, end) = info.data_offsets;
     let bytes = start + begin..start + end;
     Ok((name, Stored { file, bytes, encoding, shape: info.shape.clone(), rows: Rows::InOrder }))
+}
+
+/// A safetensors file of float32 tensors (name, shape, values), in this order. `format` is what its metadata says.
+///
+/// The library would hold one tensor's bytes twice, which for a training's state is the size of a model.
+pub(crate) fn encode(tensors: &[(&str, &[usize], &[f32])], format: Option<&str>) -> Result<Vec<u8>, SafeTensorError> {
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, shape, values)| {
+        let begin = end;
+        end += size_of_val(*values);
+        (name.to_string(), TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (begin, end) })
+    });
+    let infos: Vec<_> = infos.collect();
+    let format = format.map(|format| HashMap::from([("format".to_owned(), format.to_owned())]));
+    let mut header = serde_json::to_vec(&Metadata::new(format, infos)?)?;
+    header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
+    let mut bytes = Vec::with_capacity(LENGTH_BYTES + header.len() + end);
+    bytes.extend((header.len() as u64).to_le_bytes());
+    bytes.extend(header);
+    for (.., values) in tensors {
+        let at = bytes.len();
+        bytes.resize(at + size_of_val(*values), 0);
+        bytes[at..].as_chunks_mut::<4>().0.iter_mut().zip(*values).for_each(|(to, value)| *to = value.to_le_bytes());
+    }
+    Ok(bytes)
 }
 
 /// The weight files that a `model.safetensors.index.json` names, sorted, and which tensors are in which.

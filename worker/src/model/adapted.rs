@@ -1,9 +1,10 @@
-//! The adapter on the device, and the linear layers it changes.
+//! What is trained, on the device: an adapter and the linear layers it changes, or all weights of the base.
 
 use insula_kernels::{Backend, KernelError, LoraShape, Projection, ProjectionBack, Write};
 
 use super::Llama;
 use crate::adapter::{Adapter, Layout, Target};
+use crate::parameters;
 
 /// An adapter's weights on the device: beside the base's, or merged into copies of them.
 pub(crate) struct Adapted<B: Backend> {
@@ -12,17 +13,26 @@ pub(crate) struct Adapted<B: Backend> {
     scale: f32,
     /// By layer and target, where merged.
     merged: Vec<[Option<B::Weight>; 7]>,
+    /// Where the gradients of the base's weights go, where these are trained.
+    pub(super) whole: Option<parameters::Layout>,
 }
 
 impl<B: Backend> Adapted<B> {
     pub(crate) fn upload(backend: &B, adapter: &Adapter) -> Result<Self, KernelError> {
         let params = backend.upload(&adapter.params)?;
-        Ok(Self { params, layout: adapter.layout.clone(), scale: adapter.config.scaling(), merged: Vec::new() })
+        let (layout, scale) = (adapter.layout.clone(), adapter.config.scaling());
+        Ok(Self { params, layout, scale, merged: Vec::new(), whole: None })
     }
 
     /// No adapter: the bare base.
     pub(crate) fn nothing(backend: &B) -> Result<Self, KernelError> {
-        Ok(Self { params: backend.alloc([0, 0])?, layout: Layout::default(), scale: 0.0, merged: Vec::new() })
+        let params = backend.alloc([0, 0])?;
+        Ok(Self { params, layout: Layout::default(), scale: 0.0, merged: Vec::new(), whole: None })
+    }
+
+    /// No adapter: all weights of the base are trained.
+    pub(crate) fn everything(backend: &B, layout: parameters::Layout) -> Result<Self, KernelError> {
+        Ok(Self { whole: Some(layout), ..Self::nothing(backend)? })
     }
 
     /// The adapter merged into float32 copies of the weights it adapts: fewer operations, equal answers up to rounding.
@@ -46,8 +56,9 @@ impl<B: Backend> Adapted<B> {
         self.layout.pair(layer, target, self.scale)
     }
 
+    /// Whether one of these, or its pair, is trained.
     pub(crate) fn adapts(&self, targets: &[Target]) -> bool {
-        targets.iter().any(|target| self.pair(0, *target).is_some())
+        self.whole.is_some() || targets.iter().any(|target| self.pair(0, *target).is_some())
     }
 }
 
@@ -111,7 +122,7 @@ impl<B: Backend> Linear<'_, B> {
         Ok(ys)
     }
 
-    /// The pairs' gradients into `grads`, and where `dx` is asked for `dx (+)= sum_i dy_i W_i (+ LoRA)`.
+    /// The gradients of the pairs, or of the weights, into `grads`, and where `dx` is asked for `dx (+)= sum_i dy_i W_i (+ LoRA)`.
     ///
     /// `x` may be `None` where no target is adapted.
     pub(super) fn backward<const N: usize>(
@@ -128,7 +139,26 @@ impl<B: Backend> Linear<'_, B> {
             pair: self.pair(targets[i]).zip(downs[targets[i] as usize].as_ref()),
             dy: dys[i],
         });
-        self.model.backend.project_back(x, &self.adapted.params, &layers, grads, dx)
+        self.model.backend.project_back(x, &self.adapted.params, &layers, grads, dx)?;
+        let Some((whole, x)) = self.adapted.whole.as_ref().zip(x) else { return Ok(()) };
+        for (target, dy) in targets.into_iter().zip(dys) {
+            let (shape, at) = (target.shape(&self.model.config), whole.matrix(self.layer, target));
+            self.model.backend.weight_gradient(x, dy, shape, grads, at)?;
+        }
+        Ok(())
+    }
+
+    /// The gradient of one of the layer's norms, of input `x` and output gradient `dy`, into `grads`, where it is trained.
+    pub(super) fn norm_backward(
+        &self,
+        norm: parameters::Norm,
+        x: &B::Buffer,
+        dy: &B::Buffer,
+        grads: &mut B::Buffer,
+    ) -> Result<(), KernelError> {
+        let Some(whole) = &self.adapted.whole else { return Ok(()) };
+        let (model, at) = (self.model, whole.norm(self.layer, norm));
+        model.backend.gain_gradient(x, model.config.rms_eps, dy, model.config.hidden, grads, at)
     }
 
     fn weight(&self, target: Target) -> &B::Weight {

@@ -1,4 +1,4 @@
-//! The backward pass: from the gradient at the chosen rows to the adapter's gradients.
+//! The backward pass: from the gradient at the chosen rows to the adapter's gradients, or to those of all weights.
 //!
 //! Each step asks whether anything below it still wants a gradient; in the lowest layer the answer ends it early.
 
@@ -8,6 +8,7 @@ use super::adapted::{Adapted, Linear};
 use super::forward::{Kept, LayerState, Passed};
 use super::{Llama, Scene};
 use crate::adapter::Target::{self, Down, Gate, K, O, Q, Up, V};
+use crate::parameters::Norm;
 
 /// Gradients of one layer's queries, keys and values, before rotation is undone.
 struct Attended<B: Backend> {
@@ -17,7 +18,8 @@ struct Attended<B: Backend> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// Adds the adapter's gradients into `grads`, given the gradient `dy: [R, hidden]` at the last residual.
+    /// Adds the gradients of what is trained below the head into `grads`, given the gradient `dy: [R, hidden]` at the last
+    /// residual.
     pub(crate) fn backward(
         &self,
         scene: &Scene<B>,
@@ -37,8 +39,12 @@ impl<B: Backend> Llama<B> {
             let step = Step { linear, scene, state: &state, adapted, last };
             match step.run(dy, grads)? {
                 Some(dx) => dy = dx,
-                None => break,
+                None => return Ok(()),
             }
+        }
+        if adapted.whole.is_some() {
+            // The embedding's gradient is the first segment: token id by token id, in the order of the forest's rows.
+            self.backend.scatter_add_rows(&dy, &scene.ids, self.config.hidden, grads)?;
         }
         Ok(())
     }
@@ -81,6 +87,7 @@ impl<B: Backend> Step<'_, B> {
         let Some(dnormed) = self.projections(attended, grads)? else {
             return Ok(None);
         };
+        self.linear.norm_backward(Norm::Input, &self.state.x, &dnormed, grads)?;
         self.input(dy, &dnormed).map(Some)
     }
 
@@ -115,6 +122,7 @@ impl<B: Backend> Step<'_, B> {
         let mut dnormed = self.alloc(rows, hidden)?;
         let into = Some((&mut dnormed, Write::Set));
         self.linear.backward([Gate, Up], normed.as_ref(), &self.state.downs, dys, grads, into)?;
+        self.linear.norm_backward(Norm::Middle, &rest.mid, &dnormed, grads)?;
         let gain = &model.layers[self.linear.layer].mlp_norm;
         model.backend.rms_norm_back(&rest.mid, gain, model.config.rms_eps, &dnormed, dy)?;
         Ok(true)
@@ -154,7 +162,7 @@ impl<B: Backend> Step<'_, B> {
         Ok(Some(attended))
     }
 
-    /// Through q, k and v to the gradient at the normed input, `[T, hidden]`. `None`: this is the lowest layer.
+    /// Through q, k and v to the gradient at the normed input, `[T, hidden]`. `None`: nothing below wants one.
     fn projections(&self, attended: Attended<B>, grads: &mut B::Buffer) -> Result<Option<B::Buffer>, KernelError> {
         let (model, downs) = (self.model(), &self.state.downs);
         let Attended { dq, dk, dv } = attended;
@@ -162,7 +170,7 @@ impl<B: Backend> Step<'_, B> {
             true => Some(model.attention_normed(self.linear.layer, &self.state.x, self.scene.tokens)?),
             false => None,
         };
-        let into_input = self.linear.layer > 0;
+        let into_input = self.linear.layer > 0 || self.adapted.whole.is_some();
         let mut dnormed = match into_input {
             true => Some(self.alloc(self.scene.tokens, model.config.hidden)?),
             false => None,

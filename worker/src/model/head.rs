@@ -3,8 +3,8 @@
 
 use insula_kernels::{Backend, KernelError, Readout, Targets, Wanted, Write};
 
-use super::Llama;
 use super::forward::Passed;
+use super::{Adapted, Llama};
 use crate::forest::Supervision;
 
 /// Rows of logits at a time: 128 rows of a 49,152-token vocabulary are 25 MB; fewer rows would pack the head more often
@@ -12,8 +12,15 @@ use crate::forest::Supervision;
 pub(crate) const LOGIT_ROWS: usize = 128;
 
 impl<B: Backend> Llama<B> {
-    /// The summed loss, and its gradient at the last residual, `[R, hidden]`.
-    pub(crate) fn loss(&self, passed: &Passed<B>, supervision: &Supervision) -> Result<(f64, B::Buffer), KernelError> {
+    /// The summed loss, and its gradient at the last residual, `[R, hidden]`; the gradients of the head and the last norm
+    /// are added into `grads`, where they are trained.
+    pub(crate) fn loss(
+        &self,
+        passed: &Passed<B>,
+        supervision: &Supervision,
+        adapted: &Adapted<B>,
+        grads: &mut B::Buffer,
+    ) -> Result<(f64, B::Buffer), KernelError> {
         let (hidden, vocab) = (self.config.hidden, self.config.vocab);
         let rows = supervision.rows.len();
         let normed = self.normed(&passed.last, &self.norm, rows)?;
@@ -30,9 +37,17 @@ impl<B: Backend> Llama<B> {
             let mut loss = self.backend.alloc([to - from, 1])?;
             self.backend.cross_entropy(&mut logits, vocab, &targets, &mut loss)?;
             total += self.backend.download(&loss)?.into_iter().map(f64::from).sum::<f64>();
+            if let Some(whole) = &adapted.whole {
+                let part = self.rows_of(&normed, from, to)?;
+                self.backend.weight_gradient(&part, &logits, [vocab, hidden], grads, whole.head())?;
+            }
             let mut part = self.backend.alloc([to - from, hidden])?;
             self.backend.matmul_back(&logits, self.head_weight(), &mut part, Write::Set)?;
             self.backend.copy(&part, &mut dnormed, from * hidden)?;
+        }
+        if let Some(whole) = &adapted.whole {
+            let (eps, at) = (self.config.rms_eps, whole.last_norm());
+            self.backend.gain_gradient(&passed.last, eps, &dnormed, hidden, grads, at)?;
         }
         let mut dlast = self.backend.alloc([rows, hidden])?;
         self.backend.zero(&mut dlast)?;
@@ -76,10 +91,15 @@ impl<B: Backend> Llama<B> {
         Ok(all)
     }
 
-    fn logits_of(&self, normed: &B::Buffer, from: usize, to: usize) -> Result<B::Buffer, KernelError> {
+    fn rows_of(&self, normed: &B::Buffer, from: usize, to: usize) -> Result<B::Buffer, KernelError> {
         let order: Vec<u32> = (from as u32..to as u32).collect();
         let mut part = self.backend.alloc([to - from, self.config.hidden])?;
         self.backend.gather_rows(normed, &self.backend.indices(&order)?, self.config.hidden, &mut part)?;
+        Ok(part)
+    }
+
+    fn logits_of(&self, normed: &B::Buffer, from: usize, to: usize) -> Result<B::Buffer, KernelError> {
+        let part = self.rows_of(normed, from, to)?;
         let mut logits = self.backend.alloc([to - from, self.config.vocab])?;
         self.backend.matmul(&part, self.head_weight(), &mut logits, Write::Set)?;
         Ok(logits)

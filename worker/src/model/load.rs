@@ -5,6 +5,7 @@ use insula_kernels::{Backend, KernelError, Precision};
 use super::{Layer, Llama};
 use crate::adapter::Target;
 use crate::base::{BaseError, ModelConfig, TensorSource};
+use crate::parameters::{Layout, Segment};
 
 /// Why a base cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +56,7 @@ impl<B: Backend> Llama<B> {
         precision: Precision,
     ) -> Result<Self, LoadError> {
         check_config(config)?;
-        check_tensors(config, source)?;
+        check_tensors(&Layout::new(config), source)?;
         let mut reader = Reader { backend: &backend, source, precision: of_tables(precision), scratch: Vec::new() };
         let embedding = reader.weight("model.embed_tokens.weight", [config.vocab, config.hidden])?;
         let head = match config.tied {
@@ -65,7 +66,32 @@ impl<B: Backend> Llama<B> {
         reader.precision = precision;
         let norm = reader.vector("model.norm.weight", config.hidden)?;
         let layers = (0..config.layers).map(|layer| reader.layer(config, layer)).collect::<Result<_, _>>()?;
-        Ok(Self { config: config.clone(), embedding, head, norm, layers, backend })
+        Ok(Self { config: config.clone(), precision, embedding, head, norm, layers, backend })
+    }
+
+    /// Takes other weights of the same shapes, one tensor after the other; after an error some of both are there.
+    pub(crate) fn reload(&mut self, source: &dyn TensorSource) -> Result<(), LoadError> {
+        let (config, precision) = (&self.config, self.precision);
+        check_tensors(&Layout::new(config), source)?;
+        let mut reader =
+            Reader { backend: &self.backend, source, precision: of_tables(precision), scratch: Vec::new() };
+        let table = [config.vocab, config.hidden];
+        self.embedding = reader.weight("model.embed_tokens.weight", table)?;
+        if let Some(head) = &mut self.head {
+            *head = reader.weight("lm_head.weight", table)?;
+        }
+        reader.precision = precision;
+        self.norm = reader.vector("model.norm.weight", config.hidden)?;
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let [attention, mlp] = norm_names(index);
+            layer.attention_norm = reader.vector(&attention, config.hidden)?;
+            layer.mlp_norm = reader.vector(&mlp, config.hidden)?;
+            for target in Target::ALL {
+                let name = format!("{}.weight", target.path(index));
+                layer.weights[target as usize] = reader.weight(&name, target.shape(config))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -88,28 +114,10 @@ fn check_config(config: &ModelConfig) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Names and shapes of all tensors the configuration calls for.
-fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let mut all = vec![
-        ("model.embed_tokens.weight".to_owned(), vec![config.vocab, config.hidden]),
-        ("model.norm.weight".to_owned(), vec![config.hidden]),
-    ];
-    if !config.tied {
-        all.push(("lm_head.weight".to_owned(), vec![config.vocab, config.hidden]));
-    }
-    for layer in 0..config.layers {
-        all.extend(norm_names(layer).map(|name| (name, vec![config.hidden])));
-        all.extend(Target::ALL.map(|t| (format!("{}.weight", t.path(layer)), t.shape(config).to_vec())));
-    }
-    all
-}
-
-fn norm_names(layer: usize) -> [String; 2] {
-    ["input_layernorm", "post_attention_layernorm"].map(|norm| format!("model.layers.{layer}.{norm}.weight"))
-}
-
-fn check_tensors(config: &ModelConfig, source: &dyn TensorSource) -> Result<(), LoadError> {
-    for (name, expected) in expected(config) {
+/// Whether the source has every tensor of the layout, in its shape.
+pub(crate) fn check_tensors(layout: &Layout, source: &dyn TensorSource) -> Result<(), LoadError> {
+    for Segment { name, shape, .. } in &layout.segments {
+        let (name, expected) = (name.clone(), shape.clone());
         match source.shape(&name) {
             None => return Err(LoadError::Missing { name, expected }),
             Some(found) if found != expected => return Err(LoadError::Shape { name, found, expected }),
@@ -117,6 +125,10 @@ fn check_tensors(config: &ModelConfig, source: &dyn TensorSource) -> Result<(), 
         }
     }
     Ok(())
+}
+
+fn norm_names(layer: usize) -> [String; 2] {
+    ["input_layernorm", "post_attention_layernorm"].map(|norm| format!("model.layers.{layer}.{norm}.weight"))
 }
 
 struct Reader<'a, B: Backend> {

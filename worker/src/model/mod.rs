@@ -10,6 +10,9 @@
 //! computed again. In the last layer only the rows that
 //! something reads ([`scene::Chosen`]) go through q, attention, o and the MLP; the head sees those rows alone. Below the
 //! first adapter no gradient is computed.
+//!
+//! Where all weights are trained ([`Adapted::everything`]) the same backward pass goes down to the embedding and adds each
+//! weight's gradient on its way.
 
 mod adapted;
 mod backward;
@@ -19,20 +22,20 @@ mod head;
 mod load;
 mod scene;
 
-use insula_kernels::{Attention, Backend};
+use insula_kernels::{Attention, Backend, Precision};
 
 pub(crate) use adapted::Adapted;
 pub(crate) use decode::Chain;
 pub(crate) use forward::{Keep, Passed};
 pub(crate) use head::LOGIT_ROWS;
 pub use load::LoadError;
-pub(crate) use load::of_tables;
+pub(crate) use load::{check_tensors, of_tables};
 pub(crate) use scene::Scene;
 
 use crate::adapter::Target;
 use crate::base::ModelConfig;
 
-/// One decoder layer's frozen weights.
+/// One decoder layer's weights.
 pub(crate) struct Layer<B: Backend> {
     attention_norm: B::Buffer,
     mlp_norm: B::Buffer,
@@ -46,10 +49,12 @@ impl<B: Backend> Layer<B> {
     }
 }
 
-/// A frozen model on a backend.
+/// A model on a backend.
 pub(crate) struct Llama<B: Backend> {
     pub(crate) backend: B,
     pub(crate) config: ModelConfig,
+    /// How its weights are held.
+    pub(crate) precision: Precision,
     embedding: B::Weight,
     /// `None` where the head is the embedding.
     head: Option<B::Weight>,

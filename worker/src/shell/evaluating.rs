@@ -24,6 +24,7 @@ use crate::{
     peft,
     prompt::{Example, Prompter},
     trie::LabelTrie,
+    tuned,
 };
 
 /// Evaluates the lease's shards, or leaves off where the link says so.
@@ -42,21 +43,27 @@ pub fn evaluate(loaded: &mut Loaded, lease: &Lease, task: &EvaluateTask, link: &
         mode: spec.evaluate.mode,
         max_new_tokens: spec.evaluate.max_new_tokens as usize,
     };
-    let adapter = fetch_adapter(&task.adapter, loaded, link)?;
+    let adapter = hold_trained(&task.adapter, loaded, link)?;
     let shard = shards::fetch(&corpus, std::slice::from_ref(of_lease), link)?.remove(0);
     let behind = Demonstrations::for_evaluation(&spec, &corpus, &shard, task, setting.arm, link)?;
     let evaluated = answer_all(loaded, &spec, &corpus, &setting, adapter.as_ref(), &shard, &behind, lease, link)?;
     link.report(&loaded.digest, Report::Evaluated(evaluated))
 }
 
-/// A lease's adapter, where it has one.
-pub fn fetch_adapter(files: &[Artifact], loaded: &Loaded, link: &Link) -> Result<Option<Adapter>, Unfinished> {
+/// A lease's adapter, where it has one; where it has weights instead, the engine holds these from here on, and else the
+/// base's.
+pub fn hold_trained(files: &[Artifact], loaded: &mut Loaded, link: &Link) -> Result<Option<Adapter>, Unfinished> {
+    let find = |name: &str| files.iter().find(|file| file.name == name);
+    if let Some(weights) = find(tuned::WEIGHTS_FILE) {
+        loaded.hold_tuned(&weights.digest, link)?;
+        return Ok(None);
+    }
+    loaded.hold_base()?;
     if files.is_empty() {
         return Ok(None);
     }
     let fetch = |name: &str| {
-        let file = files.iter().find(|file| file.name == name);
-        let file = file.ok_or_else(|| Unfinished::bug(format!("the lease's adapter has no {name}")))?;
+        let file = find(name).ok_or_else(|| Unfinished::bug(format!("the lease's adapter has no {name}")))?;
         link.get(&file.digest)
     };
     let files = peft::PeftFiles { config: fetch(peft::CONFIG_FILE)?, weights: fetch(peft::WEIGHTS_FILE)? };
@@ -103,7 +110,7 @@ fn answer_all(
         let progress = Progress { done: counts.samples, total, samples_per_s, what, ..Progress::default() };
         link.progress.send_replace(Some(progress));
     }
-    let predictions = link.put("predictions.jsonl", &lines)?;
+    let predictions = link.put("predictions.jsonl", lines)?;
     Ok(Evaluated {
         strict: Some((&counts.strict).into()),
         paper: Some((&counts.paper).into()),

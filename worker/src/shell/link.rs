@@ -183,18 +183,22 @@ impl Link {
         }
     }
 
-    /// Stores bytes; answers with the artifact.
+    /// Stores bytes; answers with the artifact. Messages are cut as they are sent, so the bytes are held once.
     ///
     /// # Errors
     /// As [`Link::report`].
-    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<v1::Artifact, Unfinished> {
+    pub fn put(&self, name: &str, bytes: Vec<u8>) -> Result<v1::Artifact, Unfinished> {
         let client = ArtifactsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
-        let chunks: Vec<_> = bytes.chunks(CHUNK_BYTES).map(|c| ArtifactChunk { data: c.to_vec() }).collect();
+        let (digest, length, bytes) = (Digest::of(&bytes), bytes.len(), Arc::new(bytes));
         let stored = self.patiently(|| {
-            let (mut client, chunks) = (client.clone(), chunks.clone());
-            async move { client.put(futures::stream::iter(chunks)).await.map(tonic::Response::into_inner) }
+            let (mut client, bytes) = (client.clone(), Arc::clone(&bytes));
+            let chunk = move |from| {
+                let to = length.min(from + CHUNK_BYTES);
+                ArtifactChunk { data: bytes[from..to].to_vec() }
+            };
+            let chunks = futures::stream::iter((0..length).step_by(CHUNK_BYTES).map(chunk));
+            async move { client.put(chunks).await.map(tonic::Response::into_inner) }
         })?;
-        let digest = Digest::of(bytes);
         if stored.digest != digest.as_str() {
             let message = format!("{name} was sent as {digest} and stored as {}", stored.digest);
             return Err(Unfinished::bug(message));

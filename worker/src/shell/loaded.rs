@@ -1,5 +1,7 @@
 //! The base a worker holds in memory, ready to compute.
 
+use std::path::PathBuf;
+
 use insula_kernels::cpu::Cpu;
 use insula_proto::{
     ids::Digest,
@@ -11,7 +13,9 @@ use super::{failure::Unfinished, link::Link, work::WorkerConfig};
 use crate::{
     base::{Base, ModelConfig, fetch},
     engine::{Engine, precision_of},
+    parameters::Parameters,
     tokenize::Tokenizer,
+    tuned,
 };
 
 /// A base with its tokenizer and the engine that computes with it.
@@ -26,8 +30,21 @@ pub struct Loaded {
     pub config: ModelConfig,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// Its weights and kernels.
+    /// Weights and kernels.
     pub engine: Engine<Cpu>,
+    path: PathBuf,
+    held: Held,
+}
+
+/// Whose weights the engine holds.
+#[derive(Debug, PartialEq, Eq)]
+enum Held {
+    /// The base's.
+    Base,
+    /// Those of the artifact of this digest.
+    Tuned(String),
+    /// Some that were being trained, or a mixture.
+    Other,
 }
 
 impl Loaded {
@@ -66,7 +83,55 @@ impl Loaded {
         let engine = Engine::load(backend, &base.config, &base, precision).map_err(Unfinished::bad_data)?;
         link.log(&format!("base {} ({digest}) in memory", resolved.source));
         let (source, precision) = (resolved.source, spec.base.precision);
-        Ok(Box::new(Loaded { source, digest, precision, config: base.config.clone(), tokenizer, engine }))
+        let (config, path) = (base.config.clone(), resolved.path);
+        Ok(Box::new(Loaded { source, digest, precision, config, tokenizer, engine, path, held: Held::Base }))
+    }
+
+    /// The base's weights as they are in its files, to be trained; from here on the engine's are the training's.
+    pub fn weights_to_train(&mut self) -> Result<Parameters, Unfinished> {
+        self.held = Held::Other;
+        Parameters::read(&self.config, &self.base()?).map_err(Unfinished::bad_data)
+    }
+
+    /// The weights of this artifact, a tuned base's `model.safetensors`, to be trained further.
+    pub fn tuned_to_train(&mut self, digest: &str, link: &Link) -> Result<Parameters, Unfinished> {
+        self.held = Held::Other;
+        tuned::from_bytes(&link.get(digest)?, &self.config).map_err(Unfinished::bug)
+    }
+
+    /// Sees to it that the engine holds the base's weights.
+    pub fn hold_base(&mut self) -> Result<(), Unfinished> {
+        if self.held != Held::Base {
+            let base = self.base()?;
+            self.held = Held::Other;
+            self.engine.set_weights(&base)?;
+            self.held = Held::Base;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the engine holds the weights of this artifact, a tuned base's `model.safetensors`.
+    pub fn hold_tuned(&mut self, digest: &str, link: &Link) -> Result<(), Unfinished> {
+        if matches!(&self.held, Held::Tuned(held) if held == digest) {
+            return Ok(());
+        }
+        let bytes = link.get(digest)?;
+        let parameters = tuned::from_bytes(&bytes, &self.config).map_err(Unfinished::bug)?;
+        drop(bytes); // as large as the base
+        self.held = Held::Other;
+        self.engine.set_weights(&parameters)?;
+        self.held = Held::Tuned(digest.to_owned());
+        Ok(())
+    }
+
+    /// The base's files, opened again; refused where they are no longer what they were.
+    fn base(&self) -> Result<Base, Unfinished> {
+        let base = Base::open(&self.path).map_err(Unfinished::bad_data)?;
+        if base.digest == self.digest.as_str() {
+            return Ok(base);
+        }
+        let (path, found) = (self.path.display(), &base.digest);
+        Err(Unfinished::bad_data(format!("base {path} is {found} now, but the job was begun with {}", self.digest)))
     }
 }
 

@@ -91,7 +91,7 @@ fn of_shard(task: &Prompter<'_>, shard: &ShardDialogues, link: &Link) -> Result<
 /// Makes what was claimed, and stores it before anybody is told.
 fn made(task: &Prompter<'_>, shard: &ShardDialogues, key: &Digest, link: &Link) -> Result<Prompts, Unfinished> {
     let prompts = task.prompts(&shard.dialogues).map_err(Unfinished::bad_data)?;
-    let artifact = link.put("tokens", &tokens::encode(&prompts))?;
+    let artifact = link.put("tokens", tokens::encode(&prompts))?;
     link.fulfil_tokens(key, &artifact.digest)?;
     tracing::debug!("tokens of shard {} made", shard.digest);
     Ok(prompts)

@@ -8,14 +8,14 @@ use std::{
 use insula_proto::{
     corpus::{CorpusManifest, Dialogue, Split},
     ids::Digest,
-    job::{ClassWeights, JobSpec, Objective, Stage},
-    v1::{self, Artifact, EpochTrained, Lease, TrainTask, Trained, report_request::Report},
+    job::{ClassWeights, JobSpec, Objective, Parameters, Stage},
+    v1::{self, Artifact, EpochTrained, Lease, TrainTask, report_request::Report},
 };
 use rayon::prelude::*;
 
 use super::{
     demonstrations::{Demonstrations, turns},
-    evaluating::fetch_adapter,
+    evaluating::hold_trained,
     failure::Unfinished,
     link::Link,
     loaded::{Loaded, spec_of},
@@ -31,8 +31,8 @@ use crate::{
     plan::{self, Sample},
     prompt::{self, Prompter},
     seed::{self, Purpose},
-    train::{Advanced, Training},
-    weights,
+    train::{Advanced, Trained, Training},
+    tuned, weights,
 };
 
 /// Trains a stage to the end, or until the link says to leave off.
@@ -45,10 +45,10 @@ pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) 
     let origin = origin(&spec, place, task, &corpus, loaded);
     let prepared = prepare(loaded, &spec, &stage, task, &corpus, link)?;
     let dropped_utterances = prepared.dropped_utterances;
-    let adapter = first_adapter(loaded, &spec, place, task, link)?;
+    let trained = start(loaded, &spec, place, task, link)?;
     let seed = seed::of_stage(spec.seed, place);
     let checkpoint_updates = stage.train.checkpoint_updates;
-    let mut training = Training::new(stage, seed, prepared.samples, prepared.examples, adapter);
+    let mut training = Training::new(stage, seed, prepared.samples, prepared.examples, trained);
     resume(&mut training, task, &origin, link)?;
     link.log(&format!("{}: {} of {} updates done", lease.what, training.progress().update, training.updates()));
     while !training.finished() {
@@ -61,7 +61,7 @@ pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) 
         let advanced = advance(&mut training, loaded)?;
         tell(&training, &advanced, lease, link);
         if let Some(epoch) = advanced.finished_epoch {
-            let adapter = store_adapter(training.adapter(), loaded, link)?;
+            let adapter = store_trained(training.trained(), loaded, link)?;
             link.report(&loaded.digest, Report::Epoch(EpochTrained { epoch, adapter }))?;
         }
         let due = training.progress().update.is_multiple_of(checkpoint_updates);
@@ -69,7 +69,7 @@ pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) 
             checkpoint(&training, &origin, link)?;
         }
     }
-    link.report(&loaded.digest, Report::Trained(trained(&training, dropped_utterances)))
+    link.report(&loaded.digest, Report::Trained(summary(&training, dropped_utterances)))
 }
 
 /// What this run's checkpoints must agree on: settings, stage and what it starts from; corpus; base.
@@ -201,9 +201,30 @@ fn weigh_classes(prepared: &mut Prepared, shards: &[ShardDialogues], labels: usi
     }
 }
 
-/// What the stage starts from: the lease's adapter, or a fresh one.
+/// What the stage trains, as it starts: what the lease gives, or a fresh adapter, or the base's own weights.
+fn start(
+    loaded: &mut Loaded,
+    spec: &JobSpec,
+    stage: usize,
+    task: &TrainTask,
+    link: &Link,
+) -> Result<Trained, Unfinished> {
+    let weights = task.adapter.iter().find(|file| file.name == tuned::WEIGHTS_FILE);
+    match (spec.train.parameters, weights) {
+        (Parameters::All, Some(weights)) => Ok(Trained::All(loaded.tuned_to_train(&weights.digest, link)?)),
+        (Parameters::All, None) if task.adapter.is_empty() => Ok(Trained::All(loaded.weights_to_train()?)),
+        (Parameters::All, None) => Err(Unfinished::bad_data(
+            "what the training starts from is an adapter, but train.parameters is \"all\": expected a tuned base",
+        )),
+        (Parameters::Lora, Some(_)) => Err(Unfinished::bad_data(
+            "what the training starts from is a tuned base, but train.parameters is \"lora\": expected an adapter",
+        )),
+        (Parameters::Lora, None) => first_adapter(loaded, spec, stage, task, link).map(Trained::Adapter),
+    }
+}
+
 fn first_adapter(
-    loaded: &Loaded,
+    loaded: &mut Loaded,
     spec: &JobSpec,
     stage: usize,
     task: &TrainTask,
@@ -214,16 +235,16 @@ fn first_adapter(
     };
     let targets: BTreeSet<Target> = spec.adapter.targets.iter().map(target).collect::<Result<_, _>>()?;
     let config = AdapterConfig { r: spec.adapter.r as usize, alpha: f64::from(spec.adapter.alpha), targets };
-    match fetch_adapter(&task.adapter, loaded, link)? {
+    let shape = |config: &AdapterConfig| {
+        let names: Vec<_> = config.targets.iter().map(|target| target.module()).collect();
+        format!("r {}, alpha {} on {}", config.r, config.alpha, names.join(" "))
+    };
+    match hold_trained(&task.adapter, loaded, link)? {
         Some(adapter) if adapter.config == config => Ok(adapter),
         Some(adapter) => Err(Unfinished::bad_data(format!(
-            "the adapter to start from has r {}, alpha {} and {} targets; expected this job's r {}, alpha {} and {}",
-            adapter.config.r,
-            adapter.config.alpha,
-            adapter.config.targets.len(),
-            config.r,
-            config.alpha,
-            config.targets.len(),
+            "the adapter that the training starts from has {}; expected this job's {}",
+            shape(&adapter.config),
+            shape(&config)
         ))),
         None => {
             let seed = seed::number(seed::of_stage(spec.seed, stage), Purpose::Adapter);
@@ -249,7 +270,7 @@ fn resume(training: &mut Training, task: &TrainTask, origin: &Origin, link: &Lin
 fn restored(training: &mut Training, manifest: &str, origin: &Origin, link: &Link) -> Result<(), Unfinished> {
     let manifest = Manifest::decode(&link.get(manifest)?, origin).map_err(Unfinished::bug)?;
     let state = link.get(manifest.state.as_str())?;
-    let state = State::decode(&state, training.adapter().params.len()).map_err(Unfinished::bug)?;
+    let state = State::decode(&state, training.trained().params().len()).map_err(Unfinished::bug)?;
     training.resume(manifest.progress, state).map_err(Unfinished::bug)
 }
 
@@ -284,23 +305,35 @@ fn tell(training: &Training, advanced: &Advanced, lease: &Lease, link: &Link) {
 
 /// Stores the state, then the manifest, then tells the coordinator: in this order.
 fn checkpoint(training: &Training, origin: &Origin, link: &Link) -> Result<(), Unfinished> {
-    let state = link.put("state.safetensors", &training.state().encode())?;
+    let state = link.put("state.safetensors", training.encoded_state())?;
     let state = state.digest.parse().map_err(Unfinished::bug)?;
     let manifest = Manifest::new(origin.clone(), training.progress().clone(), state).encode();
-    let manifest_digest = link.put("manifest.json", &manifest)?.digest;
+    let manifest_digest = link.put("manifest.json", manifest)?.digest;
     let update = training.progress().update;
     link.report(&origin.base, Report::Checkpoint(v1::Checkpoint { update, manifest_digest }))
 }
 
-/// Stores an adapter as PEFT's two files.
-fn store_adapter(adapter: &Adapter, loaded: &Loaded, link: &Link) -> Result<Vec<Artifact>, Unfinished> {
-    let files = peft::to_files(adapter, &loaded.source, loaded.digest.as_str()).map_err(Unfinished::bug)?;
-    Ok(vec![link.put(peft::CONFIG_FILE, &files.config)?, link.put(peft::WEIGHTS_FILE, &files.weights)?])
+/// Stores an adapter as PEFT's two files, or all weights as a Hugging Face folder's.
+fn store_trained(trained: &Trained, loaded: &Loaded, link: &Link) -> Result<Vec<Artifact>, Unfinished> {
+    match trained {
+        Trained::Adapter(adapter) => {
+            let files = peft::to_files(adapter, &loaded.source, loaded.digest.as_str()).map_err(Unfinished::bug)?;
+            Ok(vec![link.put(peft::CONFIG_FILE, files.config)?, link.put(peft::WEIGHTS_FILE, files.weights)?])
+        }
+        Trained::All(parameters) => {
+            let weights = tuned::weights_bytes(parameters).map_err(Unfinished::bug)?;
+            let mut stored = vec![link.put(tuned::WEIGHTS_FILE, weights)?];
+            for (name, bytes) in tuned::side_files(&loaded.config, &loaded.tokenizer).map_err(Unfinished::bug)? {
+                stored.push(link.put(name, bytes)?);
+            }
+            Ok(stored)
+        }
+    }
 }
 
-fn trained(training: &Training, dropped_utterances: u64) -> Trained {
+fn summary(training: &Training, dropped_utterances: u64) -> v1::Trained {
     let progress = training.progress().clone();
-    Trained {
+    v1::Trained {
         updates: progress.update,
         samples: progress.samples,
         tokens: progress.tokens,

@@ -27,7 +27,7 @@ use insula_worker::{
     seed::{self, Purpose},
     shell::peak_rss_bytes,
     tokenize::Tokenizer,
-    train::Training,
+    train::{Trained as WhatIsTrained, Training},
     trie::LabelTrie,
 };
 
@@ -366,7 +366,10 @@ impl Updates {
 
     fn into_adapter(self) -> Adapter {
         match self {
-            Updates::Job(training) => training.adapter().clone(),
+            Updates::Job(training) => match training.trained() {
+                WhatIsTrained::Adapter(adapter) => adapter.clone(),
+                WhatIsTrained::All(_) => unreachable!("the benchmark began with an adapter"),
+            },
             Updates::Given(training, _) => training.adapter,
         }
     }

@@ -193,6 +193,15 @@ vectorised! {
 }
 
 vectorised! {
+    /// `sum += factor * x * y`.
+    fn add_scaled_product(sum: &mut [f32], x: &[f32], y: &[f32], factor: f32) {
+        for ((sum, x), y) in sum.iter_mut().zip(x).zip(y) {
+            *sum += x * factor * y;
+        }
+    }
+}
+
+vectorised! {
     /// `out = silu(gate) * up`.
     fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
