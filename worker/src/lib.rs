@@ -1,7 +1,8 @@
 //! Trains and evaluates: what one worker process does with a lease.
 //!
 //! In the order the data travels: [`base`] opens the frozen model; [`prompt`] renders a dialogue's turn and
-//! [`tokenize`] makes it token ids; [`tokens`] is their form in the fleet's cache; [`plan`] says which samples form which update and slot; [`forest`] merges a slot's
+//! [`tokenize`] makes it token ids; [`tokens`] is their form in the fleet's cache; [`encoder`] makes utterances vectors, [`embeddings`] is
+//! their form in that cache and [`retrieve`] finds demonstrations by them; [`plan`] says which samples form which update and slot; [`forest`] merges a slot's
 //! sequences into a tree; [`model`] runs forward and backward over it and [`engine`] is its front; [`reduce`] adds slot
 //! gradients; [`optimizer`] steps the [`adapter`]; [`train`] and [`checkpoint`] are the run; [`evaluate`], with
 //! [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk. [`seed`] is the only
@@ -11,6 +12,8 @@ pub mod adapter;
 pub mod answer;
 pub mod base;
 pub mod checkpoint;
+pub mod embeddings;
+pub mod encoder;
 pub mod engine;
 pub mod evaluate;
 pub mod forest;
@@ -21,6 +24,7 @@ pub mod peft;
 pub mod plan;
 pub mod prompt;
 pub mod reduce;
+pub mod retrieve;
 pub mod seed;
 pub mod shell;
 pub mod tokenize;

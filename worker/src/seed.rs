@@ -15,6 +15,11 @@ pub enum Purpose {
     },
     /// The adapter's first values.
     Adapter,
+    /// Which utterances of a label may be demonstrations.
+    Demonstrations {
+        /// The label's place in its set.
+        label: u16,
+    },
 }
 
 /// The generator for `purpose` under the job's `seed`.
