@@ -1,16 +1,21 @@
 //! Trains and evaluates: what one worker process does with a lease.
 //!
 //! In the order the data travels: [`base`] opens the frozen model; [`prompt`] renders a dialogue's turn and
-//! [`tokenize`] makes it token ids; [`tokens`] is their form in the fleet's cache; [`plan`] says which samples form which update and slot; [`forest`] merges a slot's
-//! sequences into a tree; [`model`] runs forward and backward over it and [`engine`] is its front; [`weights`] say how much each sample counts, [`reduce`] adds slot
-//! gradients; [`optimizer`] steps the [`adapter`], or all [`parameters`] of the base; [`train`] and [`checkpoint`] are the run; [`evaluate`], with
-//! [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk, [`tuned`] that of a base whose weights were all trained. [`seed`] is the only
+//! [`tokenize`] makes it token ids; [`tokens`] is their form in the fleet's cache; [`encoder`] makes utterances vectors,
+//! [`embeddings`] is their form in that cache and [`retrieve`] finds demonstrations by them; [`plan`] says which samples
+//! form which update and slot; [`forest`] merges a slot's sequences into a tree; [`model`] runs forward and backward over
+//! it and [`engine`] is its front; [`weights`] say how much each sample counts, [`reduce`] adds slot gradients;
+//! [`optimizer`] steps the [`adapter`], or all [`parameters`] of the base; [`train`] and [`checkpoint`] are the run;
+//! [`evaluate`], with [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk,
+//! [`tuned`] that of a base whose weights were all trained. [`seed`] is the only
 //! source of chance, [`memory`] says beforehand what a job will take. All of that is plain functions and states; [`shell`] talks to the coordinator.
 
 pub mod adapter;
 pub mod answer;
 pub mod base;
 pub mod checkpoint;
+pub mod embeddings;
+pub mod encoder;
 pub mod engine;
 pub mod evaluate;
 pub mod forest;
@@ -22,6 +27,7 @@ pub mod peft;
 pub mod plan;
 pub mod prompt;
 pub mod reduce;
+pub mod retrieve;
 pub mod seed;
 pub mod shell;
 pub mod tokenize;

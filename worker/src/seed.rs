@@ -30,6 +30,11 @@ pub enum Purpose {
     },
     /// The adapter's first values.
     Adapter,
+    /// Which utterances of a label may be demonstrations.
+    Demonstrations {
+        /// The label's place in its set.
+        label: u16,
+    },
 }
 
 /// The seed of a stage of the training: the job's own in the first.

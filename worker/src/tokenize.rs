@@ -214,7 +214,8 @@ impl Tokenizer {
     }
 }
 
-fn read_json(json: &[u8]) -> Result<tokenizers::Tokenizer, Refusal> {
+/// Reads a `tokenizer.json`.
+pub(crate) fn read_json(json: &[u8]) -> Result<tokenizers::Tokenizer, Refusal> {
     // The library slices without checks while it reads merges that are longer than any token, so a hostile file can
     // make it panic; nothing is shared with the closure but the bytes.
     match catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(json))) {

@@ -14,6 +14,7 @@ mod rms_norm;
 mod rotary;
 mod rows;
 pub(crate) mod simd;
+pub mod slices;
 mod swiglu;
 mod weight;
 
@@ -64,6 +65,11 @@ impl Cpu {
     #[must_use]
     pub fn fresh_buffers(&self) -> u64 {
         self.arena.fresh()
+    }
+
+    /// Runs `operation` on the compute threads: plain code that rayon spreads over them, and this backend's operations.
+    pub fn install<R: Send>(&self, operation: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(operation)
     }
 
     fn run<R: Send>(&self, operation: impl FnOnce() -> R + Send) -> Result<R, KernelError> {

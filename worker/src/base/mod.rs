@@ -12,9 +12,11 @@
 //! Files come from outside and are not believed: every size is checked against the file before it is used, so a
 //! truncated or hostile file is an error and never a panic or an allocation that the file does not justify.
 
+mod cached;
 mod digest;
 mod error;
 pub mod fetch;
+mod folder;
 mod gguf;
 mod hf;
 mod map;
@@ -33,6 +35,7 @@ pub use open::Base;
 pub use shell::default_cache_dir;
 
 pub(crate) use digest::hex;
+pub(crate) use folder::Folder;
 pub(crate) use tensors::Stored;
 
 /// The Llama architecture's dimensions and constants.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::error::Refusal;
+use super::folder::Folder;
 use super::map::MappedFile;
 use super::tensors::{self, Stored};
-use super::{BaseError, ModelConfig, TensorSource, digest, gguf, hf, safe, shell};
+use super::{BaseError, ModelConfig, TensorSource, digest, gguf, hf, shell};
 use crate::tokenize::Tokenizer;
 
 /// A frozen pretrained model: its configuration, and its tensors, which stay in their files until they are read.
@@ -122,86 +123,25 @@ fn open_gguf(path: &Path) -> Result<Base, BaseError> {
     })
 }
 
-/// The files of a Hugging Face folder that matter, mapped.
-struct Folder {
-    config: MappedFile,
-    tokenizer: Option<MappedFile>,
-    /// Name, bytes, and the tensors that an index expects in it.
-    weights: Vec<(String, MappedFile, Option<Vec<String>>)>,
-}
-
-impl Folder {
-    fn map(path: &Path) -> Result<Folder, BaseError> {
-        let not_a_base = || BaseError::NotABase { path: path.to_owned() };
-        let config = shell::map_if_there(&path.join("config.json"))?.ok_or_else(not_a_base)?;
-        let tokenizer = shell::map_if_there(&path.join("tokenizer.json"))?;
-        let index_path = path.join("model.safetensors.index.json");
-        let weights = match shell::map_if_there(&index_path)? {
-            None => {
-                let whole = shell::map_if_there(&path.join("model.safetensors"))?.ok_or_else(not_a_base)?;
-                vec![("model.safetensors".to_owned(), whole, None)]
-            }
-            Some(index) => {
-                let index = safe::parse_index(&index).map_err(|refusal| refusal.about(&index_path))?;
-                let map =
-                    |(name, tensors): (String, _)| Ok((name.clone(), shell::map(&path.join(name))?, Some(tensors)));
-                index.into_iter().map(map).collect::<Result<_, BaseError>>()?
-            }
-        };
-        Ok(Folder { config, tokenizer, weights })
-    }
-
-    fn digest(&self) -> String {
-        let mut files: Vec<(&str, &[u8])> = vec![("config.json", &self.config)];
-        files.extend(self.tokenizer.as_deref().map(|bytes| ("tokenizer.json", bytes)));
-        files.extend(self.weights.iter().map(|(name, bytes, _)| (name.as_str(), &**bytes)));
-        digest::of_files(&files)
-    }
-}
-
 fn open_folder(path: &Path) -> Result<Base, BaseError> {
-    let folder = Folder::map(path)?;
+    let mut folder = Folder::map(path)?;
     let config_path = path.join("config.json");
     let config = hf::parse_config(&folder.config).map_err(|refusal| refusal.about(&config_path))?;
     let digest = folder.digest();
-    let vocabulary = folder_vocabulary(path, &folder.config, folder.tokenizer)?;
-    let mut tensors = BTreeMap::new();
-    let mut files = Vec::new();
-    for (index, (name, file, expected)) in folder.weights.into_iter().enumerate() {
-        let part = safe::parse(&file, index).and_then(|part| add_part(&mut tensors, part, expected));
-        part.map_err(|refusal| refusal.about(&path.join(name)))?;
-        files.push(file);
-    }
+    let tokenizer_config = folder.settings.remove("tokenizer_config.json");
+    let vocabulary = folder_vocabulary(&folder.config, folder.tokenizer.take(), tokenizer_config.as_deref());
+    let mut tensors = folder.tensors(path)?;
     if config.tied {
         tensors.remove("lm_head.weight");
     }
     check(&config, &tensors).map_err(|refusal| refusal.about(path))?;
+    let files = folder.weights.into_iter().map(|weights| weights.bytes).collect();
     Ok(Base { config, digest, name: file_name(path), path: path.to_owned(), files, tensors, vocabulary })
 }
 
-/// Adds one file's tensors to those of the files before it.
-fn add_part(
-    tensors: &mut BTreeMap<String, Stored>,
-    part: BTreeMap<String, Stored>,
-    expected: Option<Vec<String>>,
-) -> Result<(), Refusal> {
-    if let Some(absent) = expected.iter().flatten().find(|name| !part.contains_key(*name)) {
-        return Refusal::malformed(format!("tensor {absent} is missing, which the index places here"));
-    }
-    for (name, tensor) in part {
-        if tensors.contains_key(&name) {
-            return Refusal::malformed(format!("tensor {name} is also in another shard"));
-        }
-        tensors.insert(name, tensor);
-    }
-    Ok(())
-}
-
-fn folder_vocabulary(path: &Path, config: &[u8], json: Option<MappedFile>) -> Result<Vocabulary, BaseError> {
-    let Some(json) = json else { return Ok(Vocabulary::Absent) };
-    let tokenizer_config = shell::map_if_there(&path.join("tokenizer_config.json"))?;
-    let eos_text = tokenizer_config.and_then(|bytes| hf::parse_eos_text(&bytes));
-    Ok(Vocabulary::Json { json, eos_text, eos: hf::parse_eos(config) })
+fn folder_vocabulary(config: &[u8], json: Option<MappedFile>, tokenizer_config: Option<&[u8]>) -> Vocabulary {
+    let Some(json) = json else { return Vocabulary::Absent };
+    Vocabulary::Json { json, eos_text: tokenizer_config.and_then(hf::parse_eos_text), eos: hf::parse_eos(config) }
 }
 
 /// Checks the configuration by itself, then against the tensors.

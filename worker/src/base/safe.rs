@@ -47,9 +47,9 @@ fn header_bytes(bytes: &[u8]) -> Result<&[u8], Refusal> {
     }
 }
 
-/// Old checkpoints carry the rotary frequencies along; they follow from the configuration.
+/// Old checkpoints carry the rotary frequencies or the places' numbers along; they follow from the configuration.
 fn is_weight(name: &str) -> bool {
-    !name.ends_with(".rotary_emb.inv_freq")
+    !name.ends_with(".rotary_emb.inv_freq") && !name.ends_with("embeddings.position_ids")
 }
 
 fn stored(name: String, info: &TensorInfo, start: usize, file: usize) -> Result<(String, Stored), Refusal> {
@@ -111,6 +111,7 @@ pub(crate) fn parse_index(json: &[u8]) -> Result<BTreeMap<String, Vec<String>>, 
     Ok(files)
 }
 
-fn is_plain_file_name(name: &str) -> bool {
+/// Whether a name is that of a file in one folder, and no path.
+pub(crate) fn is_plain_file_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['/', '\\', ':', '\0']) && name != "." && name != ".."
 }
