@@ -34,7 +34,7 @@ pub struct JobSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorpusSpec {
-    /// `meld`, `emorynlp`, or `auto`: told by the CSV header.
+    /// `meld`, `emorynlp`, `iemocap`, `cosmic`, `jsonl`, or `auto`: told by the files' names and the CSV header.
     pub layout: String,
     /// The folder.
     pub path: String,
@@ -313,11 +313,11 @@ impl JobSpec {
         check(!self.name.trim().is_empty(), "name", "is empty: expected a name for people to read".into());
         check((1..=64).contains(&self.workers), "workers", format!("{}: expected 1 to 64", self.workers));
         check(!self.corpus.path.is_empty(), "corpus.path", "is empty: expected the corpus's folder".into());
-        let layouts = ["auto", "meld", "emorynlp"];
+        let layouts = ["auto", "meld", "emorynlp", "iemocap", "cosmic", "jsonl"];
         check(
             layouts.contains(&self.corpus.layout.as_str()),
             "corpus.layout",
-            format!("'{}': expected auto, meld or emorynlp", self.corpus.layout),
+            format!("'{}': expected auto, meld, emorynlp, iemocap, cosmic or jsonl", self.corpus.layout),
         );
         if !self.corpus.labels.is_empty()
             && let Err(error) = LabelSet::new(self.corpus.labels.clone())

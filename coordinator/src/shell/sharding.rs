@@ -30,7 +30,10 @@ use super::{
     corpora::survey_corpus,
 };
 use crate::{
-    corpus::{CorpusError, Surveyed},
+    corpus::{
+        CorpusError, Surveyed,
+        describe::{Describer, Description},
+    },
     shard,
 };
 
@@ -55,6 +58,15 @@ pub enum ShardingError {
     Panicked(#[from] JoinError),
 }
 
+/// A corpus in the store.
+#[derive(Debug, Clone)]
+pub struct Sharded {
+    /// Which shards hold it.
+    pub manifest: CorpusManifest,
+    /// What is in it, counted on the way.
+    pub description: Description,
+}
+
 /// Dialogues of one shard.
 type Part = (Split, Vec<Dialogue>);
 
@@ -62,7 +74,7 @@ type Part = (Split, Vec<Dialogue>);
 ///
 /// # Errors
 /// The first thing that is wrong with the corpus, with file and row; or that the store refused.
-pub async fn shard_corpus(spec: &CorpusSpec, artifacts: &Artifacts) -> Result<CorpusManifest, ShardingError> {
+pub async fn shard_corpus(spec: &CorpusSpec, artifacts: &Artifacts) -> Result<Sharded, ShardingError> {
     let spec = spec.clone();
     let surveyed = Arc::new(spawn_blocking(move || survey_corpus(&spec)).await??);
     let (parts_in, parts) = mpsc::channel(PARTS);
@@ -78,24 +90,37 @@ pub async fn shard_corpus(spec: &CorpusSpec, artifacts: &Artifacts) -> Result<Co
     while let Some((split, shard)) = stored.try_next().await? {
         splits.entry(split).or_default().shards.push(shard);
     }
-    reading.await?;
-    Ok(shard::manifest(surveyed.name(), surveyed.labels(), splits))
+    let description = reading.await?;
+    let manifest = shard::manifest(surveyed.name(), surveyed.labels(), splits);
+    Ok(Sharded { manifest, description })
 }
 
-/// Hands on all parts in order, or the first error; stops where nobody takes them any more.
-fn read_parts(surveyed: &Surveyed, parts: &mpsc::Sender<Result<Part, CorpusError>>) {
+/// Hands on all parts in order, or the first error; stops where nobody takes them any more. Gives the description of
+/// what was read, which is the whole corpus where all parts were taken.
+fn read_parts(surveyed: &Surveyed, parts: &mpsc::Sender<Result<Part, CorpusError>>) -> Description {
+    let mut describer = Describer::new(surveyed.labels(), surveyed.splits());
     for split in surveyed.splits() {
-        let dialogues = match surveyed.dialogues(split) {
-            Ok(dialogues) => dialogues,
-            Err(error) => return drop(parts.blocking_send(Err(error))),
-        };
-        for part in shard::deal(dialogues) {
-            let last = part.is_err();
-            if parts.blocking_send(part.map(|part| (split, part))).is_err() || last {
-                return;
+        let part = |part: Result<Vec<Dialogue>, CorpusError>| part.map(|part| (split, part));
+        let ended = match surveyed.dialogues(split) {
+            Ok(dialogues) => {
+                let seen = dialogues.inspect(|dialogue| {
+                    dialogue.iter().for_each(|dialogue| describer.see(split, dialogue));
+                });
+                shard::deal(seen).map(part).any(|part| {
+                    let wrong = part.is_err();
+                    parts.blocking_send(part).is_err() || wrong
+                })
             }
+            Err(error) => {
+                drop(parts.blocking_send(Err(error)));
+                true
+            }
+        };
+        if ended {
+            break;
         }
     }
+    describer.finish(surveyed.name(), surveyed.layout(), |split| surveyed.left_out(split))
 }
 
 async fn store(
@@ -128,7 +153,7 @@ mod tests {
         let artifacts = Artifacts::open(store.path()).await.unwrap();
         let path = folder.to_string_lossy().into_owned();
         let spec = CorpusSpec { path, layout: "auto".into(), ..JobSpec::default().corpus };
-        let manifest = shard_corpus(&spec, &artifacts).await?;
+        let Sharded { manifest, .. } = shard_corpus(&spec, &artifacts).await?;
         for shard in manifest.splits.values().flat_map(|split| &split.shards) {
             assert_eq!(artifacts.get(&shard.digest).await.unwrap().len() as u64, shard.bytes);
         }

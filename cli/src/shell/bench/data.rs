@@ -77,7 +77,8 @@ async fn measured(args: &DataBenchArgs, folder: &Path, corpus: &Path, bytes: u64
     let artifacts = Artifacts::open(&store).await.map_err(|e| Failure::operation("open the artifact store", e))?;
     let spec = CorpusSpec { path: corpus.display().to_string(), ..JobSpec::default().corpus };
     let began = Instant::now();
-    let manifest = shard_corpus(&spec, &artifacts).await.map_err(|e| Failure::operation("shard the corpus", e))?;
+    let sharded = shard_corpus(&spec, &artifacts).await.map_err(|e| Failure::operation("shard the corpus", e))?;
+    let manifest = sharded.manifest;
     let seconds = began.elapsed().as_secs_f64();
     let peak_rss_bytes = peak_rss_bytes();
     let utterances = manifest.splits.values().map(|split| split.utterances()).sum::<u64>();

@@ -17,7 +17,7 @@ impl Corpora for Desk {
         request: Request<v1::ImportCorpusRequest>,
     ) -> Result<Response<v1::ImportCorpusResponse>, Status> {
         let spec = convert::corpus_spec(request.into_inner().corpus.unwrap_or_default());
-        let corpus = Desk::import(self, &spec).await.map_err(sharding_status)?;
+        let corpus = Desk::import(self, &spec).await.map_err(sharding_status)?.manifest;
         let answer = v1::CorpusManifest::from(&corpus);
         self.owner.ask(schedule::Request::Import { corpus }).await.map_err(ask_status)?;
         Ok(Response::new(v1::ImportCorpusResponse { corpus: Some(answer) }))

@@ -4,7 +4,7 @@ use insula_proto::{
     convert,
     corpus::{CorpusManifest, Split},
     ids::JobId,
-    job::JobSpec,
+    job::{Arm, JobSpec, Violation},
     v1::{self, jobs_server::Jobs},
 };
 use tokio::sync::mpsc;
@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Answers, Desk, answers, ask_status, bad_request, hand, invalid, sharding_status, wire};
 use crate::{
+    corpus::preflight::{Finding, Severity, preflight},
     report,
     schedule::{self, Answer, Job, event::Story},
     shell::store::{Token, Told},
@@ -25,11 +26,22 @@ impl Jobs for Desk {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let v1::SubmitRequest { request_id, spec } = request.into_inner();
         let spec = convert::job_spec(spec.unwrap_or_default()).map_err(bad_request)?;
-        let corpus = match self.known_corpus(&request_id) {
-            Some(corpus) => corpus,
-            None => self.import(&spec.corpus).await.map_err(sharding_status)?,
+        // A submit that comes twice is not looked at twice: what was found then was told then.
+        let (corpus, found) = match self.known_corpus(&request_id) {
+            Some(corpus) => (corpus, vec![]),
+            None => {
+                let sharded = self.import(&spec.corpus).await.map_err(sharding_status)?;
+                let trains = spec.evaluate.arms.contains(&Arm::Trained);
+                (sharded.manifest, preflight(&sharded.description, trains))
+            }
         };
-        let warnings = warnings(&corpus, &spec);
+        let (refused, told): (Vec<_>, Vec<_>) = found.into_iter().partition(|f| f.severity == Severity::Refuse);
+        if !refused.is_empty() {
+            let violation = |f: Finding| Violation { field: f.field.into(), description: f.text };
+            return Err(bad_request(refused.into_iter().map(violation).collect()));
+        }
+        let mut warnings = warnings(&corpus, &spec);
+        warnings.extend(told.into_iter().map(|finding| format!("{}: {}", finding.field, finding.text)));
         let request = schedule::Request::Submit { request_id, spec: Box::new(spec), corpus };
         match self.owner.ask(request).await.map_err(ask_status)? {
             Answer::Submitted { job, existed } => {
@@ -173,7 +185,7 @@ fn warnings(corpus: &CorpusManifest, spec: &JobSpec) -> Vec<String> {
     let train = corpus.splits.get(&Split::Train).map_or(0, |split| split.utterances());
     let samples = spec.data.share.of(train);
     let mut warnings = Vec::new();
-    if samples < u64::from(spec.train.batch) && spec.evaluate.arms.contains(&insula_proto::job::Arm::Trained) {
+    if samples < u64::from(spec.train.batch) && spec.evaluate.arms.contains(&Arm::Trained) {
         let batch = spec.train.batch;
         warnings.push(format!("data.share leaves {samples} training samples, less than one update of {batch}"));
     }

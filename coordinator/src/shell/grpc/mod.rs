@@ -10,7 +10,6 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use insula_proto::{
-    corpus::CorpusManifest,
     ids::JobId,
     job::{CorpusSpec, Violation},
 };
@@ -25,7 +24,7 @@ use super::{
     clock::Clock,
     logs::{LogError, Logs},
     owner::{AskError, OwnerHandle},
-    sharding::{ShardingError, shard_corpus},
+    sharding::{Sharded, ShardingError, shard_corpus},
     store::Reader,
 };
 use crate::schedule::{Job, Refusal};
@@ -69,7 +68,7 @@ impl Desk {
     }
 
     /// Reads a corpus and puts its shards in the store.
-    async fn import(&self, spec: &CorpusSpec) -> Result<CorpusManifest, ShardingError> {
+    async fn import(&self, spec: &CorpusSpec) -> Result<Sharded, ShardingError> {
         let _turn = self.imports.acquire().await.expect("the semaphore is never closed");
         shard_corpus(spec, &self.artifacts).await
     }
