@@ -51,6 +51,64 @@ fn a_split_is_described_and_rendered_as_json() {
 }
 
 #[test]
+fn a_whole_corpus_is_described_with_what_a_job_would_be_warned_of() {
+    let home = tempfile::tempdir().unwrap();
+    let (base, corpus) = (tiny_base(home.path()), tiny_corpus(home.path()));
+    let mut command = insula(home.path());
+    command.args(["corpus", "describe", corpus.to_str().unwrap(), "--base", base.to_str().unwrap(), "--window", "2"]);
+    let text = succeed(&mut command);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    for part in ["corpus (layout meld), window 2", "test in train", "prompt tokens, min/median/p95/max", "warned of"] {
+        assert!(text.contains(part), "expected '{part}' in: {text}");
+    }
+    let json: Value = serde_json::from_str(&succeed(command.arg("--json"))).unwrap();
+    assert_eq!(json["window"], 2);
+    assert_eq!(json["train"]["dialogues"], 10);
+    let prompt_tokens = &json["test"]["prompt_tokens"];
+    assert_eq!(prompt_tokens["max"], json["test"]["longest_prompt"]);
+    assert!(prompt_tokens["min"].as_u64().unwrap() <= prompt_tokens["median"].as_u64().unwrap(), "{prompt_tokens}");
+    // Dialogues of the tiny corpus repeat, and each of its test dialogues is one of train's.
+    let leakage = json["leakage"].as_array().unwrap();
+    assert_eq!(
+        (&leakage[0]["of"], &leakage[0]["in"], &leakage[0]["share"]),
+        (&json!("test"), &json!("train"), &json!(1.0))
+    );
+    assert_eq!(leakage[0]["dialogues"], 4);
+    let findings = json["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|f| f["severity"] == "warn" && f["field"].as_str().unwrap().starts_with("corpus.")));
+    assert!(findings.iter().any(|f| f["text"] == "4 of 4 dialogues of the test split stand in train too"), "{json}");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the test writes a corpus")]
+fn a_job_on_one_label_is_refused_before_it_begins_and_ones_own_lines_are_read() {
+    let home = tempfile::tempdir().unwrap();
+    let job = support::tiny_job(home.path());
+    let own = home.path().join("own");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::write(own.join("labels.json"), r#"["good", "bad"]"#).unwrap();
+    let write = |split: &str, labels: [&str; 2]| {
+        let turn =
+            |at: usize, label: &str| json!({ "speaker": "Ann", "text": format!("{split} {at}"), "label": label });
+        let line = json!({ "utterances": [turn(0, labels[0]), turn(1, labels[1])] });
+        std::fs::write(own.join(format!("{split}.jsonl")), format!("{line}\n")).unwrap();
+    };
+    write("train", ["good", "good"]);
+    write("dev", ["good", "bad"]);
+    write("test", ["good", "bad"]);
+    let setting = format!("corpus.path={:?}", own.display().to_string());
+    let mut command = insula(home.path());
+    command.args(["run", job.to_str().unwrap(), "--set", &setting]);
+    let said = support::fail(&mut command, 2);
+    let expected = "corpus.path: every training utterance is 'good': expected at least two labels to learn from";
+    assert!(said.contains(expected), "{said}");
+    let described = succeed(insula(home.path()).args(["corpus", "describe", own.to_str().unwrap(), "--json"]));
+    let described: Value = serde_json::from_str(&described).unwrap();
+    assert_eq!((&described["layout"], &described["label_set"]), (&json!("jsonl"), &json!(["good", "bad"])));
+    assert_eq!(described["findings"][0]["severity"], "refuse");
+}
+
+#[test]
 fn a_reader_who_leaves_early_ends_the_command_quietly() {
     let home = tempfile::tempdir().unwrap();
     let corpus = tiny_corpus(home.path());

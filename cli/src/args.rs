@@ -250,7 +250,8 @@ pub struct ReportArgs {
 /// `insula corpus`
 #[derive(Debug, Subcommand)]
 pub enum CorpusCommand {
-    /// Count dialogues, samples, labels and, with a base's tokenizer, tokens and tree tokens.
+    /// Count dialogues, speakers, labels, lengths, what the splits share and, with a base's tokenizer, tokens; and say
+    /// what a job would be refused for or warned of.
     Describe(DescribeArgs),
     /// Print prompts as the model sees them, with their targets.
     Render(RenderArgs),
@@ -259,9 +260,9 @@ pub enum CorpusCommand {
 /// A corpus on this machine.
 #[derive(Debug, Args)]
 pub struct CorpusArgs {
-    /// The corpus's folder.
+    /// The corpus's folder, or its .pkl.
     pub path: PathBuf,
-    /// How it is laid out; by default told by the CSV header.
+    /// How it is laid out: meld, emorynlp, iemocap, cosmic or jsonl; by default told by its files.
     #[arg(long, default_value = "auto")]
     pub layout: String,
     /// Preceding utterances in a prompt.

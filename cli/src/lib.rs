@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod bench;
+pub mod described;
 pub mod failure;
 pub mod progress;
 pub mod shell;

@@ -96,8 +96,8 @@ pub fn next_forest(examples: &[Vec<Example>], budget: usize) -> usize {
     examples.iter().take_while(fits).count().max(1).min(examples.len())
 }
 
-/// Answers all prompts of some dialogues in one forest, adds to `counts`, and appends a line each to `lines`. `shown` gives
-/// the label of the first demonstration behind the prompt of a dialogue (by its place here) and turn.
+/// Answers all prompts of some dialogues in one forest, adds to `counts`, and appends a line each to `lines`. Gives what
+/// each answer reads as, in order; `None` where it is unreadable.
 ///
 /// # Errors
 /// When the engine fails.
@@ -109,28 +109,23 @@ pub fn forest<B: Backend>(
     trie: &LabelTrie,
     setting: &Setting<'_>,
     dialogues: &[(&Dialogue, &[Example])],
-    shown: &dyn Fn(usize, usize) -> Option<Label>,
     counts: &mut Counts,
     lines: &mut Vec<u8>,
-) -> Result<(), EngineError> {
-    let all = || {
-        let placed = dialogues.iter().enumerate();
-        placed.flat_map(|(place, (dialogue, examples))| examples.iter().map(move |e| (place, *dialogue, e)))
-    };
-    let prompts: Vec<Vec<u32>> = all().map(|(_, _, example)| example.prompt_ids.clone()).collect();
+) -> Result<Vec<Option<Label>>, EngineError> {
+    let all = || dialogues.iter().flat_map(|(dialogue, examples)| examples.iter().map(move |e| (*dialogue, e)));
+    let prompts: Vec<Vec<u32>> = all().map(|(_, example)| example.prompt_ids.clone()).collect();
     let mode = match setting.mode {
         EvaluateMode::Greedy => EvalMode::Greedy,
         EvaluateMode::Score => EvalMode::Score,
     };
     let scored = engine.evaluate(adapter, &prompts, trie, mode, setting.max_new_tokens)?;
     counts.tree_tokens += count_tree_tokens(&prompts);
-    for ((place, dialogue, example), scored) in all().zip(&scored) {
+    let mut read = Vec::with_capacity(scored.len());
+    for ((dialogue, example), scored) in all().zip(&scored) {
         let text = answer_text(tokenizer, setting, scored);
-        let read = answer::strict(&text, setting.labels).label();
-        counts.copied += u64::from(read.is_some() && read == shown(place, example.turn));
-        count(setting, dialogue, example, scored, &text, counts, lines);
+        read.push(count(setting, dialogue, example, scored, &text, counts, lines));
     }
-    Ok(())
+    Ok(read)
 }
 
 /// The answer as text.
@@ -155,7 +150,7 @@ fn count(
     text: &str,
     counts: &mut Counts,
     lines: &mut Vec<u8>,
-) {
+) -> Option<Label> {
     let (strict, paper) = (answer::strict(text, setting.labels).label(), answer::paper(text, setting.labels));
     counts.strict.count(example.gold, strict);
     counts.paper.count(example.gold, Some(paper));
@@ -176,4 +171,5 @@ fn count(
     };
     serde_json::to_writer(&mut *lines, &prediction).expect("a prediction is plain data, written to memory");
     lines.push(b'\n');
+    strict
 }

@@ -226,12 +226,7 @@ pub fn longest_slot<'a>(
 
 /// Slots of the update that has most of them, in a whole stage; 0 of none. `sequence` gives a sample's token ids.
 #[must_use]
-pub fn most_slots<'a>(
-    stage: &Stage,
-    seed: u64,
-    samples: &[Sample],
-    sequence: impl Fn(&Sample) -> &'a [u32],
-) -> usize {
+pub fn most_slots<'a>(stage: &Stage, seed: u64, samples: &[Sample], sequence: impl Fn(&Sample) -> &'a [u32]) -> usize {
     largest(stage, seed, samples, sequence).1
 }
 

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn with_a_weight_the_loss_is_mains_mean_and_so_much_of_impacts() {
-        let both = [sample(Objective::Main, 1.0, 2), sample(Objective::Impact, 1.0, 6), sample(Objective::Main, 1.0, 2)];
+        let both =
+            [sample(Objective::Main, 1.0, 2), sample(Objective::Impact, 1.0, 6), sample(Objective::Main, 1.0, 2)];
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a} {b}");
         close(loss(&both, &[1.0, 4.0, 3.0], Some(0.1)), 2.0 + 0.1 * 4.0);
         close(loss(&both, &[1.0, 4.0, 3.0], Some(0.0)), 2.0);

@@ -90,9 +90,8 @@ fn label_sets_that_no_answer_could_come_from_are_refused_by_name() {
 fn the_oldest_utterances_go_first_when_a_prompt_does_not_fit() {
     let Some(tokenizer) = smollm2() else { return };
     let (dialogue, labels) = (dialogue(&["first words", "second words", "third words"]), labels(&["sad", "joyful"]));
-    let fitted = |context, reserve| {
-        Prompter::main(&tokenizer, &labels, 12, context, reserve).unwrap().fit(&dialogue, 2, "")
-    };
+    let fitted =
+        |context, reserve| Prompter::main(&tokenizer, &labels, 12, context, reserve).unwrap().fit(&dialogue, 2, "");
     let whole = fitted(8192, 4).unwrap();
     assert_eq!(whole.dropped_utterances, 0);
     let exact = fitted(whole.ids.len() + 4, 4).unwrap();

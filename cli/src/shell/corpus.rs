@@ -2,7 +2,14 @@
 
 use std::{collections::BTreeMap, io::Write as _};
 
-use insula_coordinator::{corpus::Corpus, shell::corpora::read_splits};
+use insula_coordinator::{
+    corpus::{
+        Corpus,
+        describe::{self, Description, Prompts, Spread},
+        preflight::{Finding, preflight},
+    },
+    shell::corpora::read_splits,
+};
 use insula_proto::{
     corpus::{Dialogue, Split},
     job::{CorpusSpec, JobSpec},
@@ -20,7 +27,8 @@ use super::{
     out::{self, say},
 };
 use crate::{
-    args::{CorpusArgs, CorpusCommand, DescribeArgs, RenderArgs, Task},
+    args::{CorpusArgs, CorpusCommand, DescribeArgs, RenderArgs},
+    described,
     failure::Failure,
 };
 
@@ -46,42 +54,35 @@ fn read(args: &CorpusArgs) -> Result<Corpus, Failure> {
     read_splits(&spec, &splits).map_err(|e| Failure::Input(e.to_string()))
 }
 
-/// What one split holds.
-#[derive(Debug, Serialize)]
-struct Description {
-    dialogues: usize,
-    samples: usize,
-    /// Of the separate sequences: prompt, label and end, summed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tokens: Option<usize>,
-    /// Distinct tokens when each dialogue is one tree.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tree_tokens: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    longest_prompt: Option<usize>,
-    /// Utterances that had to be left out of prompts longer than the base's context.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dropped_utterances: Option<usize>,
-    labels: serde_json::Map<String, serde_json::Value>,
-}
-
 fn describe(args: &DescribeArgs) -> Result<(), Failure> {
     let corpus = read(&args.corpus)?;
     let base = args.base.as_deref().map(open_tokenizer).transpose()?;
-    let mut described = BTreeMap::new();
-    for (split, dialogues) in &corpus.splits {
-        described.insert(*split, description(&corpus, dialogues, args.corpus.window, base.as_ref())?);
+    let mut description = describe::describe(&corpus);
+    if let Some(base) = &base {
+        for (split, dialogues) in &corpus.splits {
+            let prompts = prompts(&corpus, dialogues, args.corpus.window, base)?;
+            description.splits.entry(*split).and_modify(|described| described.prompts = Some(prompts));
+        }
     }
-    if !args.corpus.json {
-        out::print(format_args!("{}", described_text(&corpus.name, args.corpus.window, &described)));
-        return Ok(());
+    let findings = preflight(&description, true);
+    if args.corpus.json {
+        let json = json(args, &description, &findings);
+        say!("{}", json.map_err(|e| Failure::operation("print the description", e))?);
+    } else {
+        out::print(format_args!("{}", described::text(&description, args.corpus.window, &findings)));
     }
-    let json = match (&args.corpus.split, described.first_key_value()) {
-        (Some(_), Some((_, one))) => serde_json::to_value(one),
-        _ => serde_json::to_value(&described),
-    };
-    say!("{}", json.map_err(|e| Failure::operation("print the description", e))?);
     Ok(())
+}
+
+/// All of the description, or the one split that was asked for.
+fn json(args: &DescribeArgs, description: &Description, findings: &[Finding]) -> serde_json::Result<serde_json::Value> {
+    if let (Some(_), Some((_, one))) = (&args.corpus.split, description.splits.first_key_value()) {
+        return serde_json::to_value(one);
+    }
+    let mut json = serde_json::to_value(description)?;
+    json["window"] = args.corpus.window.into();
+    json["findings"] = serde_json::to_value(findings)?;
+    Ok(json)
 }
 
 /// A base's tokenizer and dimensions.
@@ -92,66 +93,32 @@ pub fn open_tokenizer(source: &str) -> Result<(Tokenizer, ModelConfig), Failure>
     Ok((tokenizer, base.config.clone()))
 }
 
-fn description(
+/// What a base sees of a split's dialogues.
+fn prompts(
     corpus: &Corpus,
     dialogues: &[Dialogue],
     window: u32,
-    base: Option<&(Tokenizer, ModelConfig)>,
-) -> Result<Description, Failure> {
-    let mut counts = vec![0u64; corpus.labels.len()];
-    for utterance in dialogues.iter().flat_map(|d| &d.utterances) {
-        counts[utterance.gold.index()] += 1;
-    }
-    let labels = corpus.labels.names().iter().cloned().zip(counts.into_iter().map(Into::into)).collect();
-    let samples = dialogues.iter().map(|d| d.utterances.len()).sum();
-    let mut description = Description {
-        dialogues: dialogues.len(),
-        samples,
-        tokens: None,
-        tree_tokens: None,
-        longest_prompt: None,
-        dropped_utterances: None,
-        labels,
-    };
-    if let Some((tokenizer, config)) = base {
-        let new_tokens = JobSpec::default().evaluate.max_new_tokens as usize;
-        let task = Prompter::main(tokenizer, &corpus.labels, window as usize, config.context, new_tokens);
-        let examples = task.and_then(|task| task.all_examples(dialogues)).map_err(|e| Failure::Input(e.to_string()))?;
-        let (mut tokens, mut tree_tokens, mut longest, mut dropped) = (0, 0, 0, 0);
-        for dialogue in &examples {
-            let sequences: Vec<Vec<u32>> =
-                dialogue.iter().map(|e| [e.prompt_ids.as_slice(), &e.target_ids].concat()).collect();
-            tokens += sequences.iter().map(Vec::len).sum::<usize>();
-            tree_tokens += count_tree_tokens(&sequences);
-            longest = dialogue.iter().map(|e| e.prompt_ids.len()).fold(longest, usize::max);
-            dropped += dialogue.iter().map(|e| e.dropped_utterances).sum::<usize>();
-        }
-        description.tokens = Some(tokens);
-        description.tree_tokens = Some(tree_tokens);
-        description.longest_prompt = Some(longest);
-        description.dropped_utterances = Some(dropped);
-    }
-    Ok(description)
-}
-
-fn described_text(name: &str, window: u32, described: &BTreeMap<Split, Description>) -> String {
-    let mut text = format!("{name}, window {window}\n");
-    for (split, d) in described {
-        text += &format!("\n{split}: {} dialogues, {} samples\n", d.dialogues, d.samples);
-        if let (Some(tokens), Some(tree), Some(longest)) = (d.tokens, d.tree_tokens, d.longest_prompt) {
-            let saved = tokens as f64 / tree.max(1) as f64;
-            text +=
-                &format!("  {tokens} tokens, {tree} as token trees ({saved:.2}x fewer), longest prompt {longest}\n");
-        }
-        if let Some(dropped) = d.dropped_utterances.filter(|&n| n > 0) {
-            text += &format!("  {dropped} utterances left out of prompts longer than the base's context\n");
-        }
-        for (label, count) in &d.labels {
-            let share = 100.0 * count.as_f64().unwrap_or(0.0) / d.samples.max(1) as f64;
-            text += &format!("  {label:<12} {count:>6}  {share:5.1} %\n");
+    (tokenizer, config): &(Tokenizer, ModelConfig),
+) -> Result<Prompts, Failure> {
+    let new_tokens = JobSpec::default().evaluate.max_new_tokens as usize;
+    let task = Prompter::main(tokenizer, &corpus.labels, window as usize, config.context, new_tokens);
+    let examples = task.and_then(|task| task.all_examples(dialogues)).map_err(|e| Failure::Input(e.to_string()))?;
+    let (mut tokens, mut tree_tokens, mut truncated_prompts, mut dropped_utterances) = (0, 0, 0, 0);
+    let mut lengths = BTreeMap::new();
+    for dialogue in &examples {
+        let sequences: Vec<Vec<u32>> =
+            dialogue.iter().map(|e| [e.prompt_ids.as_slice(), &e.target_ids].concat()).collect();
+        tokens += sequences.iter().map(Vec::len).sum::<usize>() as u64;
+        tree_tokens += count_tree_tokens(&sequences);
+        for example in dialogue {
+            *lengths.entry(example.prompt_ids.len() as u64).or_default() += 1;
+            truncated_prompts += u64::from(example.dropped_utterances > 0);
+            dropped_utterances += example.dropped_utterances as u64;
         }
     }
-    text
+    let prompt_tokens = Spread::of(&lengths);
+    let longest_prompt = prompt_tokens.max;
+    Ok(Prompts { tokens, tree_tokens, longest_prompt, prompt_tokens, truncated_prompts, dropped_utterances })
 }
 
 /// One rendered prompt.

@@ -2,6 +2,8 @@
 
 use insula_proto::corpus::{LabelSetError, Split};
 
+use super::pickle::PickleError;
+
 /// Why a corpus cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
@@ -25,11 +27,13 @@ pub enum CorpusError {
     },
     /// Not exactly one file for a split.
     #[error(
-        "{folder}: expected exactly one .csv file with {expected} in its name for the {split} split, found {found}"
+        "{folder}: expected exactly one {ending} file with {expected} in its name for the {split} split, found {found}"
     )]
     SplitFiles {
         /// The corpus's folder.
         folder: String,
+        /// How the file's name ends.
+        ending: &'static str,
         /// The split.
         split: Split,
         /// What its file's name must contain.
@@ -38,8 +42,78 @@ pub enum CorpusError {
         found: String,
     },
     /// A layout that is none.
-    #[error("layout '{0}': expected auto, meld or emorynlp")]
+    #[error("layout '{0}': expected auto, meld, emorynlp, iemocap, cosmic or jsonl")]
     NotALayout(String),
+    /// Nothing that is a corpus.
+    #[error(
+        "{folder}: no corpus is here: expected .csv files (meld, emorynlp), .jsonl files (jsonl), emotion-detection-*.json files (emorynlp), folders Session1 to Session5 (iemocap) or a .pkl file (cosmic)"
+    )]
+    NoCorpus {
+        /// The folder.
+        folder: String,
+    },
+    /// A layout without labels of its own, and none given.
+    #[error(
+        "{folder}: the layout has no labels of its own: expected corpus.labels to list them, or a file labels.json to"
+    )]
+    NoLabels {
+        /// The folder.
+        folder: String,
+    },
+    /// Not exactly one pickle.
+    #[error("{folder}: expected exactly one of iemocap.pkl, meld.pkl, emorynlp.pkl or dailydialog.pkl, found {found}")]
+    PickleFiles {
+        /// The folder.
+        folder: String,
+        /// What is there.
+        found: String,
+    },
+    /// A pickle of which corpus?
+    #[error(
+        "{file}: what its labels' numbers mean is told by the file's name: expected iemocap, meld, emorynlp or dailydialog in it"
+    )]
+    WhichPickle {
+        /// The file.
+        file: String,
+    },
+    /// A pickle that is none, or more than data.
+    #[error("{file}: {source}")]
+    Pickle {
+        /// The file.
+        file: String,
+        /// Where and why.
+        source: PickleError,
+    },
+    /// Something is not as the layout has it.
+    #[error("{file}: {place}: {problem}")]
+    Malformed {
+        /// The file.
+        file: String,
+        /// Row, line, dialogue or utterance.
+        place: String,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
+    /// A label outside the label set, in a file without rows.
+    #[error("{file}: {place}: unknown label '{label}': expected one of {expected}")]
+    UnknownLabelIn {
+        /// The file.
+        file: String,
+        /// Dialogue and utterance.
+        place: String,
+        /// The label in the file.
+        label: String,
+        /// What the file may say.
+        expected: String,
+    },
+    /// A split without utterances, in a file that is no CSV.
+    #[error("{file}: the {split} split is empty: expected at least one labelled utterance")]
+    NoUtterances {
+        /// The file, or the folder.
+        file: String,
+        /// The split.
+        split: Split,
+    },
     /// A header of no known layout.
     #[error(
         "{file}: the layout cannot be told by the header '{header}': expected a Dialogue_ID (meld) or Scene_ID (emorynlp) column"
@@ -54,28 +128,28 @@ pub enum CorpusError {
     #[error(transparent)]
     Labels(#[from] LabelSetError),
     /// A mapping of labels that does not know a corpus.
-    #[error("labels.map has no mapping for {layout}: expected one beside {known}")]
+    #[error("labels.map has no mapping for {corpus}: expected one beside {known}")]
     NoMap {
-        /// The corpus's layout.
-        layout: String,
+        /// The corpus.
+        corpus: String,
         /// What is mapped.
         known: String,
     },
     /// A mapping of labels with a hole.
-    #[error("label '{label}' of {layout} is not mapped: expected it beside {known} in labels.map.{layout}")]
+    #[error("label '{label}' of {corpus} is not mapped: expected it beside {known} in labels.map.{corpus}")]
     Unmapped {
-        /// The corpus's layout.
-        layout: String,
+        /// The corpus.
+        corpus: String,
         /// Its label.
         label: String,
         /// Its labels that are mapped.
         known: String,
     },
     /// A mapping of labels under which all of them stay apart.
-    #[error("labels.map merges nothing: no two labels of {layouts} become one; leave it out to keep each corpus's own")]
+    #[error("labels.map merges nothing: no two labels of {corpora} become one; leave it out to keep each corpus's own")]
     MergesNothing {
         /// What is mapped.
-        layouts: String,
+        corpora: String,
     },
     /// Not UTF-8.
     #[error("{file}: row {row}: byte {byte} is not valid UTF-8")]
@@ -220,7 +294,7 @@ impl CorpusError {
     pub fn field(&self) -> &'static str {
         match self {
             Self::NotALayout(_) | Self::UnknownHeader { .. } => "corpus.layout",
-            Self::Labels(_) => "corpus.labels",
+            Self::Labels(_) | Self::NoLabels { .. } => "corpus.labels",
             Self::NoMap { .. } | Self::Unmapped { .. } | Self::MergesNothing { .. } => "labels.map",
             _ => "corpus.path",
         }

@@ -1,63 +1,71 @@
 //! A mapping of a corpus's labels onto a set that several corpora share: the unified labels of the data-scaling
 //! experiments, or anybody's own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use insula_proto::{corpus::LabelSet, job::LabelsSpec};
+use insula_proto::{
+    corpus::{Dialogue, Label, LabelSet},
+    job::LabelsSpec,
+};
 
 use super::{CorpusError, Surveyed, listed};
+
+/// What a corpus's labels become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mapping {
+    /// The shared label set.
+    pub(super) labels: LabelSet,
+    /// By the corpus's own label, in its own order: the shared one.
+    to: Vec<Label>,
+}
+
+impl Mapping {
+    /// A dialogue with its labels mapped.
+    pub(super) fn applied(&self, mut dialogue: Dialogue) -> Dialogue {
+        dialogue.utterances.iter_mut().for_each(|utterance| utterance.gold = self.to[utterance.gold.index()]);
+        dialogue
+    }
+}
 
 impl Surveyed {
     /// The same corpus with its labels mapped, by the mapping that has its name (`called`) or else its layout's; as it is,
     /// where `labels` maps onto nothing.
     ///
     /// # Errors
-    /// When the mapping says nothing of this layout, leaves out one of its labels, or merges nothing at all.
+    /// When the mapping says nothing of this corpus, leaves out one of its labels, or merges nothing at all.
     pub fn mapped(self, labels: &LabelsSpec, called: Option<&str>) -> Result<Self, CorpusError> {
         if labels.names.is_empty() {
             return Ok(self);
         }
-        let key = called.filter(|name| labels.map.contains_key(*name)).unwrap_or(self.layout.as_str());
-        let rename = mapped(key, &self.labels, &self.rename, labels)?;
-        Ok(Self { labels: LabelSet::new(labels.names.clone())?, rename, closed: true, ..self })
+        let corpus = called.filter(|name| labels.map.contains_key(*name)).unwrap_or(self.layout.corpus());
+        let mapping = mapping(corpus, self.labels(), labels)?;
+        Ok(Self { mapping: Some(mapping), ..self })
     }
 }
 
-/// What a file may write -> label of the shared set. `rename` leads from what a file may write to `own`.
-fn mapped(
-    layout: &str,
-    own: &LabelSet,
-    rename: &BTreeMap<String, String>,
-    labels: &LabelsSpec,
-) -> Result<BTreeMap<String, String>, CorpusError> {
-    let of_layout = labels.map.get(layout).ok_or_else(|| CorpusError::NoMap {
-        layout: layout.into(),
-        known: listed(labels.map.keys().map(String::as_str)),
-    })?;
+fn mapping(corpus: &str, own: &LabelSet, labels: &LabelsSpec) -> Result<Mapping, CorpusError> {
+    let known = || listed(labels.map.keys().map(String::as_str));
+    let of_corpus =
+        labels.map.get(corpus).ok_or_else(|| CorpusError::NoMap { corpus: corpus.into(), known: known() })?;
     if !merges(labels) {
-        return Err(CorpusError::MergesNothing { layouts: listed(labels.map.keys().map(String::as_str)) });
+        return Err(CorpusError::MergesNothing { corpora: known() });
     }
+    let shared = LabelSet::new(labels.names.clone())?;
     let to = |label: &String| {
-        of_layout.get(label).cloned().ok_or_else(|| CorpusError::Unmapped {
-            layout: layout.into(),
+        of_corpus.get(label).and_then(|to| shared.find(to)).ok_or_else(|| CorpusError::Unmapped {
+            corpus: corpus.into(),
             label: label.clone(),
-            known: listed(of_layout.keys().map(String::as_str)),
+            known: listed(of_corpus.keys().map(String::as_str)),
         })
     };
-    let mut names = BTreeMap::new();
-    for label in own.names().iter().filter(|label| !rename.contains_key(*label)) {
-        names.insert(label.clone(), to(label)?);
-    }
-    for (written, label) in rename.iter().filter(|(_, label)| own.find(label).is_some()) {
-        names.insert(written.clone(), to(label)?);
-    }
-    Ok(names)
+    let to = own.names().iter().map(to).collect::<Result<_, _>>()?;
+    Ok(Mapping { labels: shared, to })
 }
 
 /// Whether any two labels, of one corpus or of two, become one.
 fn merges(labels: &LabelsSpec) -> bool {
     let mut seen = BTreeSet::new();
-    labels.map.values().flat_map(BTreeMap::values).any(|to| !seen.insert(to))
+    labels.map.values().flat_map(|map| map.values()).any(|to| !seen.insert(to))
 }
 
 #[cfg(test)]
@@ -78,17 +86,15 @@ mod tests {
     const EMORYNLP: (&str, &[(&str, &str)]) = ("emorynlp", &[("Joyful", "joyful"), ("Mad", "mad")]);
 
     #[test]
-    fn what_a_file_writes_leads_through_the_layouts_renaming_to_the_shared_label() {
-        let rename = BTreeMap::from([("joy".into(), "joyful".into()), ("anger".into(), "angry".into())]);
-        let names = mapped("meld", &own(), &rename, &spec(&[MELD, EMORYNLP])).unwrap();
-        let expected =
-            [("anger", "mad"), ("angry", "mad"), ("joy", "joyful"), ("joyful", "joyful"), ("neutral", "neutral")];
-        assert_eq!(names, expected.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect());
+    fn a_corpuss_labels_lead_to_the_shared_ones() {
+        let mapping = mapping("meld", &own(), &spec(&[MELD, EMORYNLP])).unwrap();
+        assert_eq!(mapping.to, [Label(1), Label(0), Label(2)]);
+        assert_eq!(mapping.labels.names(), ["joyful", "neutral", "mad"]);
     }
 
     #[test]
     fn a_mapping_with_holes_or_without_effect_is_refused() {
-        let refused = |map: &[_]| mapped("meld", &own(), &BTreeMap::new(), &spec(map)).unwrap_err().to_string();
+        let refused = |map: &[_]| mapping("meld", &own(), &spec(map)).unwrap_err().to_string();
         let hole = refused(&[("meld", &[("neutral", "neutral"), ("joyful", "joyful")]), EMORYNLP]);
         assert!(hole.contains("'angry' of meld") && hole.contains("neutral"), "{hole}");
         let missing = refused(&[EMORYNLP]);

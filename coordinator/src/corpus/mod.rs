@@ -1,23 +1,40 @@
-//! Bytes to dialogues, one dialogue at a time: a file of any length is read in the memory of its longest dialogue.
+//! Bytes to dialogues, one dialogue at a time: a CSV of any length is read in the memory of its longest dialogue.
 //!
 //! ```text
 //!          .--records--> survey: is it whole? its columns? do dialogues stand together?      first pass
-//! bytes ---|
+//! CSV -----|
 //!          '--records--> turns --> dialogues, in order of first appearance                   second pass
+//! JSON lines --> dialogues, a line each
+//! EmoryNLP's JSON, IEMOCAP's folders, COSMIC's pickles --> whole, in memory --> dialogues
 //! ```
 //!
-//! Two passes, so that a file is known to be sound in its form before anything is made of it, and so that a dialogue
-//! can be let go when the next begins. Where rows of a dialogue stand apart, the file's turns are gathered in memory.
+//! A CSV is read twice, so that a file is known to be sound in its form before anything is made of it, and so that a
+//! dialogue can be let go when the next begins. Where rows of a dialogue stand apart, the file's turns are gathered in
+//! memory. The layouts that are read whole are limited in size.
 //!
-//! Nothing is guessed and nothing is skipped: a row that cannot be read is an error naming file and row, where the row
-//! is the line number an editor shows (the header is line 1). Opening the files is [`crate::shell::corpora`]'s work.
+//! Nothing is guessed and nothing is skipped in silence: what cannot be read is an error naming file and place (a row
+//! is the line number an editor shows; a CSV's header is line 1), and what a layout leaves out is counted in
+//! [`LeftOut`]. Opening the files is [`crate::shell::corpora`]'s work, and [`form_of`] says which files those are.
+//! Which labels there are is settled in one place, `settle`; [`describe`] counts what was read, and [`preflight`] says
+//! what is wrong with it.
 
+mod cosmic;
+pub mod describe;
 mod emorynlp;
+mod emorynlp_json;
 mod error;
+mod form;
+mod gather;
+mod iemocap;
+mod jsonl;
 mod mapping;
 mod meld;
+pub mod pickle;
+pub mod preflight;
 mod records;
+mod settle;
 mod survey;
+mod text;
 mod turns;
 
 use std::{collections::BTreeMap, io::Read};
@@ -27,9 +44,20 @@ use insula_proto::{
     job::CorpusSpec,
 };
 
-pub use self::error::CorpusError;
+pub use self::{
+    cosmic::{Numbering, cosmic, pickle_file},
+    emorynlp_json::emorynlp_json,
+    error::CorpusError,
+    form::{Form, form_of, split_file},
+    gather::LeftOut,
+    iemocap::{IemocapDialogue, SESSIONS, iemocap, iemocap_splits},
+};
 use self::{
+    gather::Gathered,
+    jsonl::Lines,
+    mapping::Mapping,
     records::Records,
+    settle::{Settled, settle},
     survey::{Key, Survey, survey},
     turns::Reading,
 };
@@ -41,9 +69,17 @@ pub enum Layout {
     Meld,
     /// EmoryNLP's CSV: as MELD's, but a dialogue is `Season`, `Episode` and `Scene_ID`.
     EmoryNlp,
+    /// EmoryNLP's own JSON.
+    EmoryNlpJson,
+    /// IEMOCAP's folders.
+    Iemocap,
+    /// A pickle of COSMIC's authors.
+    Cosmic(Numbering),
+    /// One's own dialogues as JSON lines.
+    Jsonl,
 }
 
-/// Where the layout's name in a [`CorpusSpec`] leads.
+/// Where the layout's name in a [`CorpusSpec`] leads, for a CSV.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     /// Told by the CSV header.
@@ -57,10 +93,14 @@ enum Asked {
 pub struct Corpus {
     /// What people call it: its folder's name.
     pub name: String,
+    /// How its files are laid out.
+    pub layout: Layout,
     /// The closed label set.
     pub labels: LabelSet,
     /// Dialogues in the order of the file.
     pub splits: BTreeMap<Split, Vec<Dialogue>>,
+    /// What the files hold besides.
+    pub left_out: BTreeMap<Split, LeftOut>,
 }
 
 /// Largest file whose dialogues may stand apart: its turns are gathered in memory, which takes about twice its size
@@ -78,18 +118,33 @@ pub struct SplitFile {
 /// What opens a file.
 pub type Opener = dyn Fn() -> std::io::Result<Box<dyn Read + Send>> + Send + Sync;
 
+/// A file that is small enough to be held whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WholeFile {
+    /// Its path, as error messages show it.
+    pub path: String,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
+
 /// Dialogues as they are read; after an error there are no more.
 pub type Dialogues<'a> = Box<dyn Iterator<Item = Result<Dialogue, CorpusError>> + 'a>;
 
-/// A corpus whose files were looked through once: their form is sound, their rows are yet to be read.
+/// A corpus whose files were looked through once: their form is sound, their rows may be yet to be read.
 pub struct Surveyed {
     name: String,
     layout: Layout,
-    labels: LabelSet,
-    rename: BTreeMap<String, String>,
-    /// Whether a file may write nothing but what is renamed.
-    closed: bool,
-    files: BTreeMap<Split, (SplitFile, Survey)>,
+    settled: Settled,
+    /// The labels its own become, where they are mapped.
+    mapping: Option<Mapping>,
+    source: Source,
+}
+
+/// Where the dialogues come from.
+enum Source {
+    Csv(BTreeMap<Split, (SplitFile, Survey)>),
+    Lines(BTreeMap<Split, SplitFile>),
+    Whole(BTreeMap<Split, Gathered>),
 }
 
 impl Layout {
@@ -97,39 +152,65 @@ impl Layout {
     pub fn as_str(self) -> &'static str {
         match self {
             Layout::Meld => "meld",
-            Layout::EmoryNlp => "emorynlp",
+            Layout::EmoryNlp | Layout::EmoryNlpJson => "emorynlp",
+            Layout::Iemocap => "iemocap",
+            Layout::Cosmic(_) => "cosmic",
+            Layout::Jsonl => "jsonl",
         }
     }
 
-    /// The label set in prompt order.
+    /// The label set in prompt order; empty: the layout has none of its own.
     fn labels(self) -> &'static [&'static str] {
         match self {
-            Layout::Meld => &meld::LABELS,
-            Layout::EmoryNlp => &emorynlp::LABELS,
+            Layout::Meld | Layout::Cosmic(Numbering::Meld) => &meld::LABELS,
+            Layout::EmoryNlp | Layout::EmoryNlpJson | Layout::Cosmic(Numbering::EmoryNlp) => &emorynlp::LABELS,
+            Layout::Iemocap | Layout::Cosmic(Numbering::Iemocap) => &iemocap::LABELS,
+            Layout::Cosmic(Numbering::DailyDialog) => &cosmic::DAILYDIALOG,
+            Layout::Jsonl => &[],
         }
     }
 
     /// Label in the file -> label of the set.
     fn rename(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Layout::Meld => &meld::RENAME,
-            Layout::EmoryNlp => &[],
+            Layout::Meld | Layout::Cosmic(Numbering::Meld) => &meld::RENAME,
+            Layout::Iemocap => &iemocap::RENAME,
+            _ => &[],
         }
     }
 
-    /// The columns whose numbers make a dialogue another.
+    /// Labels a file may write without their being learnt.
+    fn ignored(self) -> &'static [&'static str] {
+        match self {
+            Layout::Iemocap => &iemocap::IGNORED,
+            _ => &[],
+        }
+    }
+
+    /// The columns whose numbers make a dialogue another, in a CSV.
     fn key(self) -> &'static [&'static str] {
         match self {
-            Layout::Meld => &meld::KEY,
             Layout::EmoryNlp => &emorynlp::KEY,
+            _ => &meld::KEY,
         }
     }
 
-    /// Unique within the corpus.
+    /// Unique within the corpus, for a CSV.
     fn dialogue_id(self, split: Split, key: Key) -> String {
         match (self, key) {
-            (Layout::Meld, [dialogue, ..]) => format!("{split}/{dialogue}"),
             (Layout::EmoryNlp, [season, episode, scene]) => format!("{split}/s{season}_e{episode}_c{scene}"),
+            (_, [dialogue, ..]) => format!("{split}/{dialogue}"),
+        }
+    }
+
+    /// The corpus a mapping of labels knows it by: the layout's name, or what a pickle holds.
+    fn corpus(self) -> &'static str {
+        match self {
+            Layout::Cosmic(Numbering::Meld) => "meld",
+            Layout::Cosmic(Numbering::EmoryNlp) => "emorynlp",
+            Layout::Cosmic(Numbering::Iemocap) => "iemocap",
+            Layout::Cosmic(Numbering::DailyDialog) => "dailydialog",
+            other => other.as_str(),
         }
     }
 
@@ -154,47 +235,18 @@ impl Asked {
     }
 }
 
-/// The words a split's file has one of in its name.
-const NAMES: [(Split, &[&str], &str); 3] = [
-    (Split::Train, &["train"], "'train'"),
-    (Split::Dev, &["dev", "valid"], "'dev' or 'valid'"),
-    (Split::Test, &["test"], "'test'"),
-];
-
-/// Which of a folder's file names holds `split`.
-///
-/// # Errors
-/// When none does, or several do, or the only one could be another split's too.
-pub fn split_file<'a>(folder: &str, names: &'a [String], split: Split) -> Result<&'a str, CorpusError> {
-    let csv: Vec<&String> = names.iter().filter(|n| n.to_lowercase().ends_with(".csv")).collect();
-    let holds = |name: &str, words: &[&str]| words.iter().any(|word| name.to_lowercase().contains(word));
-    let splits_of = |name: &str| NAMES.iter().filter(|(_, words, _)| holds(name, words)).count();
-    let (_, words, expected) = NAMES.iter().find(|(s, ..)| *s == split).expect("every split has its words");
-    let mine: Vec<&&String> = csv.iter().filter(|name| holds(name, words)).collect();
-    match mine.as_slice() {
-        [name] if splits_of(name) == 1 => Ok(name),
-        found => {
-            let found = match (found, csv.is_empty()) {
-                ([], true) => "no .csv file at all".to_owned(),
-                ([], false) => format!("none among {}", listed(csv.iter().map(|n| n.as_str()))),
-                (found, _) => listed(found.iter().map(|n| n.as_str())),
-            };
-            Err(CorpusError::SplitFiles { folder: folder.into(), split, expected, found })
-        }
-    }
-}
-
 impl SplitFile {
+    fn opened(&self) -> Result<Box<dyn Read + Send>, CorpusError> {
+        (self.open)().map_err(|source| CorpusError::Unreadable { path: self.path.clone(), source })
+    }
+
     fn records(&self) -> Result<Records<Box<dyn Read + Send>>, CorpusError> {
-        match (self.open)() {
-            Ok(source) => Ok(Records::new(&self.path, source)),
-            Err(source) => Err(CorpusError::Unreadable { path: self.path.clone(), source }),
-        }
+        Ok(Records::new(&self.path, self.opened()?))
     }
 }
 
 impl Surveyed {
-    /// Looks through all files of a corpus: the first pass.
+    /// Looks through all CSV files of a corpus: the first pass.
     ///
     /// # Errors
     /// The first thing that is wrong with a file's form, with file and row; then with layout or labels.
@@ -206,8 +258,27 @@ impl Surveyed {
             surveyed.insert(split, (file, survey));
         }
         let layout = layout_of(asked, surveyed.values())?;
-        let (labels, rename) = (label_set(layout, spec)?, renaming(layout, spec));
-        Ok(Self { name: name.into(), layout, labels, rename, closed: false, files: surveyed })
+        let settled = settle(layout, spec, None)?;
+        Ok(Self { name: name.into(), layout, settled, mapping: None, source: Source::Csv(surveyed) })
+    }
+
+    /// A corpus of JSON lines; `listed` are the labels that lie beside it.
+    ///
+    /// # Errors
+    /// When there are no labels, or they are no label set.
+    pub fn lines(
+        name: &str,
+        spec: &CorpusSpec,
+        files: BTreeMap<Split, SplitFile>,
+        listed: Option<Vec<String>>,
+    ) -> Result<Self, CorpusError> {
+        let settled = settle(Layout::Jsonl, spec, listed)?;
+        let source = Source::Lines(files);
+        Ok(Self { name: name.into(), layout: Layout::Jsonl, settled, mapping: None, source })
+    }
+
+    fn of_whole(name: &str, layout: Layout, settled: Settled, splits: BTreeMap<Split, Gathered>) -> Self {
+        Self { name: name.into(), layout, settled, mapping: None, source: Source::Whole(splits) }
     }
 
     /// What people call it.
@@ -215,14 +286,32 @@ impl Surveyed {
         &self.name
     }
 
+    /// How its files are laid out.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// The closed label set.
     pub fn labels(&self) -> &LabelSet {
-        &self.labels
+        self.mapping.as_ref().map_or(&self.settled.labels, |mapping| &mapping.labels)
     }
 
     /// The splits whose files are here, in order.
     pub fn splits(&self) -> impl Iterator<Item = Split> {
-        self.files.keys().copied()
+        let has = |split: &Split| match &self.source {
+            Source::Csv(files) => files.contains_key(split),
+            Source::Lines(files) => files.contains_key(split),
+            Source::Whole(splits) => splits.contains_key(split),
+        };
+        Split::ALL.into_iter().filter(has).collect::<Vec<_>>().into_iter()
+    }
+
+    /// What a split's file holds besides its dialogues; layouts that leave nothing out have zeros.
+    pub fn left_out(&self, split: Split) -> LeftOut {
+        match &self.source {
+            Source::Whole(splits) => splits.get(&split).map_or_else(LeftOut::default, |gathered| gathered.left_out),
+            Source::Csv(_) | Source::Lines(_) => LeftOut::default(),
+        }
     }
 
     /// The dialogues of a split in order of first appearance: the second pass.
@@ -233,12 +322,30 @@ impl Surveyed {
     /// # Panics
     /// When the split's file is not here.
     pub fn dialogues(&self, split: Split) -> Result<Dialogues<'_>, CorpusError> {
-        let (file, survey) = &self.files[&split];
-        if let Some(row) = survey.scattered.filter(|_| survey.bytes > SCATTERED_BYTES_MAX) {
-            return Err(CorpusError::Scattered { file: file.path.clone(), row, most: SCATTERED_BYTES_MAX });
+        let dialogues = self.own_dialogues(split)?;
+        Ok(match &self.mapping {
+            Some(mapping) => Box::new(dialogues.map(|dialogue| Ok(mapping.applied(dialogue?)))),
+            None => dialogues,
+        })
+    }
+
+    /// The dialogues with the corpus's own labels.
+    fn own_dialogues(&self, split: Split) -> Result<Dialogues<'_>, CorpusError> {
+        match &self.source {
+            Source::Csv(files) => {
+                let (file, survey) = &files[&split];
+                if let Some(row) = survey.scattered.filter(|_| survey.bytes > SCATTERED_BYTES_MAX) {
+                    return Err(CorpusError::Scattered { file: file.path.clone(), row, most: SCATTERED_BYTES_MAX });
+                }
+                let (layout, settled) = (self.layout, &self.settled);
+                Reading { file: &file.path, split, layout, settled, survey }.dialogues(file.records()?)
+            }
+            Source::Lines(files) => {
+                let file = &files[&split];
+                Ok(Lines { file: &file.path, split, settled: &self.settled }.dialogues(file.opened()?))
+            }
+            Source::Whole(splits) => Ok(Box::new(splits[&split].dialogues.iter().cloned().map(Ok))),
         }
-        let (layout, labels, rename, closed) = (self.layout, &self.labels, &self.rename, self.closed);
-        Reading { file: &file.path, split, layout, labels, rename, closed, survey }.dialogues(file.records()?)
     }
 
     /// Every dialogue at once: for corpora that are known to be small.
@@ -246,9 +353,11 @@ impl Surveyed {
     /// # Errors
     /// The first thing that is wrong, with file and row.
     pub fn collect(self) -> Result<Corpus, CorpusError> {
+        let left_out = self.splits().map(|split| (split, self.left_out(split))).collect();
         let read = |split| Ok((split, self.dialogues(split)?.collect::<Result<_, _>>()?));
         let splits = self.splits().map(read).collect::<Result<_, CorpusError>>()?;
-        Ok(Corpus { name: self.name, labels: self.labels, splits })
+        let labels = self.labels().clone();
+        Ok(Corpus { name: self.name, layout: self.layout, labels, splits, left_out })
     }
 }
 
@@ -272,21 +381,12 @@ fn layout_of<'a>(asked: Asked, files: impl Iterator<Item = &'a (SplitFile, Surve
     Ok(known.unwrap_or(Layout::Meld))
 }
 
-fn label_set(layout: Layout, spec: &CorpusSpec) -> Result<LabelSet, CorpusError> {
-    let own = || layout.labels().iter().map(|l| (*l).to_owned()).collect();
-    let labels = if spec.labels.is_empty() { own() } else { spec.labels.clone() };
-    Ok(LabelSet::new(labels)?)
-}
-
-fn renaming(layout: Layout, spec: &CorpusSpec) -> BTreeMap<String, String> {
-    let own = layout.rename().iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned()));
-    own.chain(spec.rename.clone()).collect()
-}
-
 /// `a, b and c` without the `and`: names in a message.
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
+#[cfg(test)]
+mod layout_tests;
 #[cfg(test)]
 mod tests;

@@ -140,9 +140,9 @@ fn what_is_wrong_with_a_file_is_said_with_its_row() {
 fn a_splits_file_is_found_by_its_name_and_must_be_the_only_one() {
     let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
     let good = names(&["LICENSE", "X_Train.csv", "valid.CSV", "my_test.csv"]);
-    assert_eq!(split_file("f", &good, Split::Dev).unwrap(), "valid.CSV");
-    assert_eq!(split_file("f", &good, Split::Train).unwrap(), "X_Train.csv");
-    let error = |n: &[&str], split| split_file("f", &names(n), split).unwrap_err().to_string();
+    assert_eq!(split_file(Form::Csv, "f", &good, Split::Dev).unwrap(), "valid.CSV");
+    assert_eq!(split_file(Form::Csv, "f", &good, Split::Train).unwrap(), "X_Train.csv");
+    let error = |n: &[&str], split| split_file(Form::Csv, "f", &names(n), split).unwrap_err().to_string();
     let start = "f: expected exactly one .csv file with ";
     assert_eq!(
         error(&["train.csv"], Split::Test),

@@ -5,11 +5,13 @@
 
 use std::{collections::BTreeMap, io::Read, iter::from_fn};
 
-use insula_proto::corpus::{Dialogue, Label, LabelSet, Split, Utterance};
+use insula_proto::corpus::{Dialogue, Label, Split, Utterance};
 
 use super::{
-    CorpusError, Dialogues, Layout, listed,
+    CorpusError, Dialogues, Layout,
+    gather::{Speakers, number_speakers},
     records::{Record, Records},
+    settle::{Settled, Written},
     survey::{Key, Survey},
 };
 
@@ -19,10 +21,7 @@ pub(super) struct Reading<'a> {
     pub(super) file: &'a str,
     pub(super) split: Split,
     pub(super) layout: Layout,
-    pub(super) labels: &'a LabelSet,
-    pub(super) rename: &'a BTreeMap<String, String>,
-    /// Whether nothing but what is renamed may be written.
-    pub(super) closed: bool,
+    pub(super) settled: &'a Settled,
     pub(super) survey: &'a Survey,
 }
 
@@ -146,21 +145,15 @@ impl<'a> Reading<'a> {
 
     fn label(&self, row: &Record, place: usize) -> Result<Label, CorpusError> {
         let written = row.field(place);
-        let own = Some(written).filter(|_| !self.closed);
-        let name = self.rename.get(written).map(String::as_str).or(own);
-        name.and_then(|name| self.labels.find(name)).ok_or_else(|| CorpusError::UnknownLabel {
-            file: self.file.into(),
-            row: row.line,
-            label: written.to_owned(),
-            expected: self.writable_labels(),
-        })
-    }
-
-    /// What a file may write: the labels, and the names that are renamed to one of them.
-    fn writable_labels(&self) -> String {
-        let renamed = self.rename.iter().filter(|(_, to)| self.labels.find(to).is_some()).map(|(from, _)| from);
-        let own = self.labels.names().iter().filter(|_| !self.closed);
-        listed(own.chain(renamed).map(String::as_str))
+        match self.settled.read(written) {
+            Written::Target(label) => Ok(label),
+            Written::Ignored | Written::Unknown => Err(CorpusError::UnknownLabel {
+                file: self.file.into(),
+                row: row.line,
+                label: written.to_owned(),
+                expected: self.settled.writable(),
+            }),
+        }
     }
 
     /// The dialogue of all its turns, of which there is at least one.
@@ -171,19 +164,8 @@ impl<'a> Reading<'a> {
             let (row, utterance, first) = (pair[1].line, pair[1].number, pair[0].line);
             return Err(CorpusError::SameUtterance { file: self.file.into(), row, dialogue: id, utterance, first });
         }
-        let mut speakers: Vec<String> = Vec::new();
-        let mut numbered = |name: &String| {
-            let place = speakers.iter().position(|s| s == name).unwrap_or_else(|| {
-                speakers.push(name.clone());
-                speakers.len() - 1
-            });
-            u32::try_from(place).expect("a dialogue in memory has fewer than 2^32 speakers")
-        };
-        let utterances = turns.into_iter().map(|turn| {
-            let speaker = numbered(&turn.utterance.speaker_name);
-            Utterance { speaker, ..turn.utterance }
-        });
-        let utterances = utterances.collect();
+        let mut utterances: Vec<Utterance> = turns.into_iter().map(|turn| turn.utterance).collect();
+        number_speakers(&mut utterances, Speakers::ByAppearance);
         Ok(Dialogue { id, utterances })
     }
 }

@@ -4,13 +4,13 @@ use insula_proto::{
     VERSION,
     corpus::{CorpusManifest, Label, LabelSet, Shard, Split, SplitManifest},
     ids::{Digest, JobId, LeaseId, TaskIndex, WorkerId},
-    job::{Arm, JobSpec},
+    job::{Arm, JobSpec, Objective, StageSpec},
     tally::Tally,
 };
 
 use super::{
     Answer, Core, Refusal, Request, Turn,
-    event::{Artifact, Checkpoint, Evaluated, Event, FailureClass, Report, Trained},
+    event::{Artifact, Checkpoint, Embedded, Evaluated, Event, FailureClass, Report, Trained},
     state::{Job, State, TaskKind},
     step,
 };
@@ -68,7 +68,32 @@ pub(super) fn evaluated(right: u16) -> Evaluated {
         seconds: 0.5,
         peak_rss_bytes: 1000,
         predictions: artifact(&format!("predictions of {right}")),
+        copied: 0,
     }
+}
+
+/// The embeddings of a shard of 4 utterances.
+pub(super) fn embedded() -> Report {
+    let (encoder, embeddings) = (Digest::of(b"encoder"), artifact("embeddings"));
+    Report::Embedded(Embedded { encoder, rows: 4, width: 3, embeddings, cached: false, seconds: 0.1 })
+}
+
+/// A job of everything: two stages, demonstrations, what they are worth, and the adapter of `from` to begin with.
+pub(super) fn staged(from: JobId, epochs: u32) -> JobSpec {
+    let mut spec = spec(&[Arm::Trained, Arm::ShuffledDemonstrations], epochs);
+    let stage = |objectives: &[Objective]| StageSpec {
+        objectives: objectives.to_vec(),
+        impact_weight: None,
+        epochs: None,
+        updates: None,
+        batch: None,
+        lr: None,
+        warmup: None,
+    };
+    spec.stages = vec![stage(&[Objective::Speaker]), stage(&[Objective::Main, Objective::Impact])];
+    spec.retrieval.k = 1;
+    spec.adapter.from = from.to_string();
+    spec
 }
 
 pub(super) fn trained() -> Report {

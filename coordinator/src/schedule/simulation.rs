@@ -117,7 +117,10 @@ impl World {
             (Err(_), _) | (Ok(Answer::Beat { stop: true }), _) => process.holds = None,
             (Ok(Answer::Registered(id)), _) => process.id = Some(id),
             (Ok(Answer::Leased(Some(grant))), _) => {
-                let kept = grant.job.training().checkpoints.first().map_or(0, |c| c.update);
+                let kept = match grant.job.task(grant.task).kind {
+                    TaskKind::Train { stage } => grant.job.stages[stage].checkpoints.first().map_or(0, |c| c.update),
+                    _ => 0,
+                };
                 process.update = kept;
                 process.holds = Some((grant.lease, grant.job.task(grant.task).kind, 0));
             }
@@ -161,7 +164,10 @@ impl World {
             _ if self.chance(3) => Report::Released { reason: "a whim".into() },
             TaskKind::Train { .. } => self.training_report(process.update),
             TaskKind::Dev { epoch, shard } => Report::Evaluated(evaluated((epoch as u16 + shard as u16) % 5)),
-            TaskKind::ZeroShot { .. } | TaskKind::Trained { .. } => Report::Evaluated(evaluated(3)),
+            TaskKind::Embed { .. } => embedded(),
+            TaskKind::ZeroShot { .. } | TaskKind::Trained { .. } | TaskKind::Shuffled { .. } => {
+                Report::Evaluated(evaluated(3))
+            }
         };
         Request::Report { worker, lease, base: Some(base()), report: Box::new(report) }
     }
@@ -201,13 +207,17 @@ fn committed(journal: &[(u64, Event)]) -> BTreeMap<(JobId, TaskIndex), usize> {
     for (_, event) in journal {
         match event {
             Event::LeaseGranted { lease, job, task, .. } => drop(leased.insert(*lease, (*job, *task))),
-            Event::Reported { lease, report, .. } if matches!(**report, Report::Trained(_) | Report::Evaluated(_)) => {
+            Event::Reported { lease, report, .. } if is_result(report) => {
                 *results.entry(leased[lease]).or_default() += 1;
             }
             _ => {}
         }
     }
     results
+}
+
+fn is_result(report: &Report) -> bool {
+    matches!(report, Report::Trained(_) | Report::Evaluated(_) | Report::Embedded(_))
 }
 
 #[test]
@@ -217,7 +227,8 @@ fn in_every_world_each_job_ends_with_exactly_one_result_per_task() {
         let mut world = World::new(seed);
         let arms = [Arm::ZeroShot, Arm::Trained];
         let epochs = world.epochs;
-        let jobs = [world.desk.submit("a", spec(&arms, epochs)), world.desk.submit("b", spec(&arms[1..], epochs))];
+        let [a, b] = [("a", &arms[..]), ("b", &arms[1..])].map(|(id, arms)| world.desk.submit(id, spec(arms, epochs)));
+        let jobs = [a, b, world.desk.submit("c", staged(b, epochs))];
         world.run(&jobs);
         let results = committed(&world.desk.journal);
         for job in jobs {

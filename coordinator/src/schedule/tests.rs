@@ -1,16 +1,17 @@
 //! What the schedule promises, one promise a test.
 
 use insula_proto::{
-    ids::{Digest, LeaseId, TaskIndex, WorkerId},
+    corpus::Split,
+    ids::{Digest, JobId, LeaseId, TaskIndex, WorkerId},
     job::Arm,
 };
 
 use super::{
     Answer, Refusal, Request,
     check::results,
-    event::{FailureClass, PhaseName, Progress, Report},
+    event::{Embedded, FailureClass, PhaseName, Progress, Report},
     fixture::*,
-    state::TaskKind,
+    state::{Phase, TaskKind},
 };
 
 const BOTH: [Arm; 2] = [Arm::ZeroShot, Arm::Trained];
@@ -31,6 +32,7 @@ fn work_off(desk: &mut Desk, worker: WorkerId, right_on_dev: &[u16]) -> Vec<Task
                 let right = right_on_dev[epoch as usize - 1];
                 desk.report(worker, lease, Report::Evaluated(evaluated(right))).unwrap();
             }
+            TaskKind::Embed { .. } => drop(desk.report(worker, lease, embedded()).unwrap()),
             _ => drop(desk.report(worker, lease, Report::Evaluated(evaluated(3))).unwrap()),
         }
     }
@@ -333,4 +335,64 @@ fn after_a_restart_every_live_lease_has_its_full_time() {
     desk.core = desk.replayed();
     desk.pass(LEASE_MS - 1);
     assert_eq!(desk.beat(a, lease), Ok(false));
+}
+
+#[test]
+fn a_job_of_stages_embeds_first_and_goes_on_from_what_each_stage_left() {
+    let mut desk = Desk::new();
+    let worker = desk.register("one");
+    let first = desk.submit("a", spec(&[Arm::Trained], 2));
+    let second = desk.submit("b", staged(first, 2));
+    let ready = |desk: &Desk, kind| desk.job(second).has_inputs(kind);
+    assert!(!ready(&desk, TaskKind::Train { stage: 0 }), "the job it starts from has not ended");
+    let given = work_off(&mut desk, worker, &[2, 3]);
+    assert_eq!(desk.job(first).phase.name(), PhaseName::Succeeded);
+    let embeds = given.iter().filter(|kind| matches!(kind, TaskKind::Embed { .. })).count();
+    assert_eq!(embeds, 5, "every shard of every split");
+    let job = desk.job(second);
+    assert_eq!(job.phase.name(), PhaseName::Succeeded, "{:?}", job.phase);
+    assert_eq!(job.start, desk.job(first).adapter_of(TaskKind::Trained { shard: 0 }).unwrap().clone());
+    assert_eq!(job.base, desk.job(first).base);
+    assert_eq!(job.what(TaskIndex(5)), "train speaker");
+    assert_eq!(job.what(TaskIndex(6)), "train main+impact");
+    assert_eq!(desk.replayed().state, desk.core.state);
+}
+
+#[test]
+fn a_job_fails_with_the_one_it_starts_from_and_cannot_start_from_what_leaves_no_adapter() {
+    let mut desk = Desk::new();
+    let first = desk.submit("a", spec(&[Arm::Trained], 1));
+    let second = desk.submit("b", staged(first, 1));
+    desk.ask(Request::Cancel { job: first }).unwrap();
+    let job = desk.job(second);
+    assert_eq!(job.phase.name(), PhaseName::Failed);
+    assert!(matches!(&job.phase, Phase::Failed { message, .. } if message.contains("job-1")), "{:?}", job.phase);
+    let refused = |desk: &mut Desk, id: &str, from| {
+        let request = Request::Submit { request_id: id.into(), spec: Box::new(staged(from, 1)), corpus: corpus() };
+        desk.ask(request).unwrap_err().to_string()
+    };
+    assert!(refused(&mut desk, "c", first).contains("job-1 has failed or was cancelled"));
+    assert!(refused(&mut desk, "d", JobId(9)).contains("job-9 does not exist"));
+    let zero_shot = desk.submit("e", spec(&[Arm::ZeroShot], 1));
+    assert!(refused(&mut desk, "f", zero_shot).contains("trains nothing"));
+}
+
+#[test]
+fn embeddings_of_another_encoder_or_another_number_of_rows_are_refused() {
+    let mut desk = Desk::new();
+    let worker = desk.register("one");
+    let mut spec = staged(JobId(1), 1);
+    spec.adapter.from.clear();
+    desk.submit("a", spec);
+    let (lease, kind) = desk.lease(worker).unwrap();
+    assert_eq!(kind, TaskKind::Embed { split: Split::Train, shard: 0 });
+    let Report::Embedded(whole) = embedded() else { unreachable!("it is made as one") };
+    let short = Report::Embedded(Embedded { rows: 3, ..whole.clone() });
+    let refused = desk.report(worker, lease, short).unwrap_err();
+    assert!(matches!(refused, Refusal::WrongRows { expected: 4, found: 3, .. }), "{refused}");
+    desk.report(worker, lease, Report::Embedded(whole.clone())).unwrap();
+    let (lease, _) = desk.lease(worker).unwrap();
+    let other = Report::Embedded(Embedded { encoder: Digest::of(b"another"), ..whole });
+    let refused = desk.report(worker, lease, other).unwrap_err();
+    assert!(matches!(refused, Refusal::OtherEncoder { .. }), "{refused}");
 }

@@ -30,7 +30,10 @@ use super::{
     corpora::survey_corpus,
 };
 use crate::{
-    corpus::{CorpusError, Surveyed},
+    corpus::{
+        CorpusError, Surveyed,
+        describe::{Describer, Description},
+    },
     shard::{self, DifferentLabels},
 };
 
@@ -58,6 +61,15 @@ pub enum ShardingError {
     Panicked(#[from] JoinError),
 }
 
+/// A corpus in the store.
+#[derive(Debug, Clone)]
+pub struct Sharded {
+    /// Which shards hold it.
+    pub manifest: CorpusManifest,
+    /// What is in each of its corpora, counted on the way.
+    pub descriptions: Vec<Description>,
+}
+
 /// Dialogues of one shard.
 type Part = (Split, Vec<Dialogue>);
 
@@ -65,16 +77,16 @@ type Part = (Split, Vec<Dialogue>);
 ///
 /// # Errors
 /// As [`shard_corpus`], and when the corpora of a mix do not have one label set.
-pub async fn shard_job(spec: &JobSpec, artifacts: &Artifacts) -> Result<CorpusManifest, ShardingError> {
-    let share = spec.evaluate.share;
-    if spec.corpora.is_empty() {
-        return shard_corpus(&spec.corpus, None, &spec.labels, share, artifacts).await;
+pub async fn shard_job(spec: &JobSpec, artifacts: &Artifacts) -> Result<Sharded, ShardingError> {
+    let (mut corpora, mut descriptions) = (Vec::new(), Vec::new());
+    for (name, corpus) in spec.all_corpora() {
+        let sharded = shard_corpus(corpus, name, &spec.labels, spec.evaluate.share, artifacts).await?;
+        let called = name.map_or_else(|| sharded.0.name.clone(), String::from);
+        corpora.push((called, sharded.0));
+        descriptions.push(sharded.1);
     }
-    let mut corpora = Vec::new();
-    for (name, corpus) in &spec.corpora {
-        corpora.push((name.clone(), shard_corpus(corpus, Some(name), &spec.labels, share, artifacts).await?));
-    }
-    Ok(shard::mixed(corpora)?)
+    let manifest = if spec.corpora.is_empty() { corpora.remove(0).1 } else { shard::mixed(corpora)? };
+    Ok(Sharded { manifest, descriptions })
 }
 
 /// Reads the corpus in `spec.path`, which the job may have a name for, its labels mapped as `labels` says, and stores its shards: all dialogues of train,
@@ -82,13 +94,13 @@ pub async fn shard_job(spec: &JobSpec, artifacts: &Artifacts) -> Result<CorpusMa
 ///
 /// # Errors
 /// The first thing that is wrong with the corpus, with file and row; or that the store refused.
-pub async fn shard_corpus(
+async fn shard_corpus(
     spec: &CorpusSpec,
     called: Option<&str>,
     labels: &LabelsSpec,
     evaluated: Share,
     artifacts: &Artifacts,
-) -> Result<CorpusManifest, ShardingError> {
+) -> Result<(CorpusManifest, Description), ShardingError> {
     let (spec, called, labels) = (spec.clone(), called.map(String::from), labels.clone());
     let surveyed = Arc::new(spawn_blocking(move || survey_corpus(&spec, &labels, called.as_deref())).await??);
     let (parts_in, parts) = mpsc::channel(PARTS);
@@ -106,25 +118,37 @@ pub async fn shard_corpus(
         splits.entry(split).or_default().shards.push(shard);
         speakers = of_shard.max(speakers);
     }
-    reading.await?;
-    Ok(shard::manifest(surveyed.name(), surveyed.labels(), speakers, splits))
+    let description = reading.await?;
+    Ok((shard::manifest(surveyed.name(), surveyed.labels(), speakers, splits), description))
 }
 
-/// Hands on all parts in order, or the first error; stops where nobody takes them any more.
-fn read_parts(surveyed: &Surveyed, evaluated: Share, parts: &mpsc::Sender<Result<Part, CorpusError>>) {
+/// Hands on all parts in order, or the first error; stops where nobody takes them any more. Gives the description of
+/// what was read, which is the whole corpus where all parts were taken.
+fn read_parts(surveyed: &Surveyed, evaluated: Share, parts: &mpsc::Sender<Result<Part, CorpusError>>) -> Description {
+    let mut describer = Describer::new(surveyed.labels(), surveyed.splits());
     for split in surveyed.splits() {
-        let dialogues = match surveyed.dialogues(split) {
-            Ok(dialogues) => dialogues,
-            Err(error) => return drop(parts.blocking_send(Err(error))),
-        };
         let share = if split == Split::Train { Share::WHOLE } else { evaluated };
-        for part in shard::deal(shard::spread(dialogues, share)) {
-            let last = part.is_err();
-            if parts.blocking_send(part.map(|part| (split, part))).is_err() || last {
-                return;
+        let part = |part: Result<Vec<Dialogue>, CorpusError>| part.map(|part| (split, part));
+        let ended = match surveyed.dialogues(split) {
+            Ok(dialogues) => {
+                let seen = dialogues.inspect(|dialogue| {
+                    dialogue.iter().for_each(|dialogue| describer.see(split, dialogue));
+                });
+                shard::deal(shard::spread(seen, share)).map(part).any(|part| {
+                    let wrong = part.is_err();
+                    parts.blocking_send(part).is_err() || wrong
+                })
             }
+            Err(error) => {
+                drop(parts.blocking_send(Err(error)));
+                true
+            }
+        };
+        if ended {
+            break;
         }
     }
+    describer.finish(surveyed.name(), surveyed.layout(), |split| surveyed.left_out(split))
 }
 
 /// The stored shard of a part, and the number of speakers of its dialogue with the most.
@@ -159,7 +183,8 @@ mod tests {
         let artifacts = Artifacts::open(store.path()).await.unwrap();
         let path = folder.to_string_lossy().into_owned();
         let spec = CorpusSpec { path, layout: "auto".into(), ..JobSpec::default().corpus };
-        let manifest = shard_corpus(&spec, None, &LabelsSpec::default(), Share::WHOLE, &artifacts).await?;
+        let spec = JobSpec { corpus: spec, ..JobSpec::default() };
+        let Sharded { manifest, .. } = shard_job(&spec, &artifacts).await?;
         for shard in manifest.splits.values().flat_map(|split| &split.shards) {
             assert_eq!(artifacts.get(&shard.digest).await.unwrap().len() as u64, shard.bytes);
         }

@@ -133,6 +133,7 @@ impl Clients {
         match lease.task.clone().unwrap() {
             Task::Train(_) => self.train(worker, lease).await,
             Task::Evaluate(task) => self.evaluate(worker, lease.lease_id, task).await,
+            Task::Embed(_) => panic!("these jobs retrieve nothing"),
         }
     }
 

@@ -18,7 +18,7 @@ pub struct Violation {
 pub const TARGETS: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
 
 /// The names a corpus's layout can have.
-pub const LAYOUTS: [&str; 3] = ["auto", "meld", "emorynlp"];
+pub const LAYOUTS: [&str; 6] = ["auto", "meld", "emorynlp", "iemocap", "cosmic", "jsonl"];
 
 /// What was found so far.
 #[derive(Default)]
@@ -246,16 +246,19 @@ mod tests {
         spec.evaluate.arms = vec![Arm::ShuffledDemonstrations];
         let found = spec.violations();
         let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, [
-            "corpora.other.path",
-            "labels.map.meld",
-            "retrieval.k",
-            "adapter.from",
-            "train.updates",
-            "stages.0.impact_weight",
-            "stages.1.objectives",
-            "stages.1.objectives",
-            "evaluate.arms",
-        ]);
+        assert_eq!(
+            fields,
+            [
+                "corpora.other.path",
+                "labels.map.meld",
+                "retrieval.k",
+                "adapter.from",
+                "train.updates",
+                "stages.0.impact_weight",
+                "stages.1.objectives",
+                "stages.1.objectives",
+                "evaluate.arms",
+            ]
+        );
     }
 }

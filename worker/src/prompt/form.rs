@@ -151,41 +151,93 @@ mod tests {
         let expert = "Now you are expert of sentiment and emotional analysis. Please select the Speaker label of the";
         let cases = [
             // Turn 0: the target is all there is.
-            (form(Objective::Main), 0, 12, format!(
-                "{OPENING}\t Speaker_0:\"Hi.\" ### Please select the emotional label of < Speaker_0:\"Hi.\"> from \
+            (
+                form(Objective::Main),
+                0,
+                12,
+                format!(
+                    "{OPENING}\t Speaker_0:\"Hi.\" ### Please select the emotional label of < Speaker_0:\"Hi.\"> from \
                  <neutral, joyful>:"
-            ), "neutral"),
+                ),
+                "neutral",
+            ),
             // Quotes inside an utterance stay as they are.
-            (form(Objective::Main), 1, 12, format!(
-                "{OPENING}\t Speaker_0:\"Hi.\"\t Speaker_1:\"Say \"cheese\"!\" ### Please select the emotional label of < \
+            (
+                form(Objective::Main),
+                1,
+                12,
+                format!(
+                    "{OPENING}\t Speaker_0:\"Hi.\"\t Speaker_1:\"Say \"cheese\"!\" ### Please select the emotional label of < \
                  Speaker_1:\"Say \"cheese\"!\"> from <neutral, joyful>:"
-            ), "joyful"),
+                ),
+                "joyful",
+            ),
             // The window's edge: two previous utterances of three, and the current one.
-            (form(Objective::Main), 3, 2, format!(
-                "{OPENING}\t Speaker_1:\"Say \"cheese\"!\"\t Speaker_0:\"Oh…\"\t Speaker_2:\"it's <me>, ok?\" ### Please \
+            (
+                form(Objective::Main),
+                3,
+                2,
+                format!(
+                    "{OPENING}\t Speaker_1:\"Say \"cheese\"!\"\t Speaker_0:\"Oh…\"\t Speaker_2:\"it's <me>, ok?\" ### Please \
                  select the emotional label of < Speaker_2:\"it's <me>, ok?\"> from <neutral, joyful>:"
-            ), "neutral"),
-            (form(Objective::Main), 2, 0, format!(
-                "{OPENING}\t Speaker_0:\"Oh…\" ### Please select the emotional label of < Speaker_0:\"Oh…\"> from \
+                ),
+                "neutral",
+            ),
+            (
+                form(Objective::Main),
+                2,
+                0,
+                format!(
+                    "{OPENING}\t Speaker_0:\"Oh…\" ### Please select the emotional label of < Speaker_0:\"Oh…\"> from \
                  <neutral, joyful>:"
-            ), "neutral"),
+                ),
+                "neutral",
+            ),
             // Impact at turn 0 repeats the main prompt; later it shows the history without the target.
-            (form(Objective::Impact), 0, 12, format!(
-                "{OPENING}\t Speaker_0:\"Hi.\" ### Please select the emotional label of < Speaker_0:\"Hi.\"> from \
+            (
+                form(Objective::Impact),
+                0,
+                12,
+                format!(
+                    "{OPENING}\t Speaker_0:\"Hi.\" ### Please select the emotional label of < Speaker_0:\"Hi.\"> from \
                  <neutral, joyful>:"
-            ), "neutral"),
-            (form(Objective::Impact), 1, 12, format!(
-                "{OPENING}\t Speaker_0:\"Hi.\"###Based on the above historical utterances, next utterance is spoken by \
+                ),
+                "neutral",
+            ),
+            (
+                form(Objective::Impact),
+                1,
+                12,
+                format!(
+                    "{OPENING}\t Speaker_0:\"Hi.\"###Based on the above historical utterances, next utterance is spoken by \
                  <1>, please predict the emotion states of <1> from <neutral, joyful>:"
-            ), "joyful"),
-            (form(Objective::Impact), 3, 1, format!(
-                "{OPENING}\t Speaker_0:\"Oh…\"###Based on the above historical utterances, next utterance is spoken by \
+                ),
+                "joyful",
+            ),
+            (
+                form(Objective::Impact),
+                3,
+                1,
+                format!(
+                    "{OPENING}\t Speaker_0:\"Oh…\"###Based on the above historical utterances, next utterance is spoken by \
                  <2>, please predict the emotion states of <2> from <neutral, joyful>:"
-            ), "neutral"),
-            (form(Objective::Speaker), 1, 12, format!("{expert} utterance <Speaker: Say \"cheese\"!> from <{nine}>:"),
-                "Speaker_1"),
-            (plain, 3, 12, "Please select the emotional label of <it's <me>, ok?> from <neutral, joyful>:".into(),
-                "neutral"),
+                ),
+                "neutral",
+            ),
+            (
+                form(Objective::Speaker),
+                1,
+                12,
+                format!("{expert} utterance <Speaker: Say \"cheese\"!> from <{nine}>:"),
+                "Speaker_1",
+            ),
+            (
+                plain,
+                3,
+                12,
+                "Please select the emotional label of <it's <me>, ok?> from <neutral, joyful>:".into(),
+                "neutral",
+            ),
         ];
         for (form, turn, window, expected, answer) in cases {
             assert_eq!(form.render(&turns, turn, window), expected);

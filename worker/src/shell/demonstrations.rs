@@ -102,9 +102,8 @@ impl Demonstrations {
         let base = base_of(spec, &train, &rows_of(&train, &task.train_embeddings, link)?, &samples)?;
         let evaluated = std::slice::from_ref(shard);
         let rows = rows_of(evaluated, &task.embeddings, link)?;
-        let query = |turn: &Turn| {
-            (*turn, Query { embedding: rows.of(*turn), rule: Rule::Any, itself: Itself::default() })
-        };
+        let query =
+            |turn: &Turn| (*turn, Query { embedding: rows.of(*turn), rule: Rule::Any, itself: Itself::default() });
         let queries: Vec<_> = by_turn(evaluated).keys().map(query).collect();
         let shuffled = (arm == Arm::ShuffledDemonstrations).then_some(shard.digest.as_str());
         Ok(Self::found(spec, corpus, &base, &queries, shuffled))

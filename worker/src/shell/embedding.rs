@@ -99,7 +99,7 @@ fn cached_or_made(
             Claim::Busy => link.pause(PAUSE),
             Claim::Granted => {
                 let values = encoder.embed(texts).map_err(Unfinished::bad_data)?;
-                let stored = link.put("embeddings", &embeddings::encode(digest, encoder.width(), &values))?;
+                let stored = link.put("embeddings", embeddings::encode(digest, encoder.width(), &values))?;
                 link.fulfil_tokens(&key, &stored.digest)?;
                 return Ok((stored, false));
             }

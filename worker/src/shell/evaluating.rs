@@ -31,7 +31,8 @@ use crate::{
 pub fn evaluate(loaded: &mut Loaded, lease: &Lease, task: &EvaluateTask, link: &Link) -> Result<(), Unfinished> {
     let spec = spec_of(lease)?;
     let corpus = corpus_of(lease)?;
-    let of_lease: Vec<Shard> = task.shards.iter().cloned().map(Shard::try_from).collect::<Result<_, _>>().map_err(Unfinished::bug)?;
+    let of_lease: Vec<Shard> =
+        task.shards.iter().cloned().map(Shard::try_from).collect::<Result<_, _>>().map_err(Unfinished::bug)?;
     let [of_lease] = of_lease.as_slice() else {
         return Err(Unfinished::bug(format!("the lease has {} shards, expected one", of_lease.len())));
     };
@@ -102,8 +103,10 @@ fn answer_all(
         let group: Vec<(&Dialogue, &[Example])> =
             dialogues[first..last].iter().copied().zip(examples[first..last].iter().map(Vec::as_slice)).collect();
         let (engine, tokenizer) = (&mut loaded.engine, &loaded.tokenizer);
-        let shown = |place: usize, turn: usize| behind.first_label((first + place) as u32, turn as u32);
-        evaluate::forest(engine, tokenizer, adapter, &trie, setting, &group, &shown, &mut counts, &mut lines)?;
+        let read = evaluate::forest(engine, tokenizer, adapter, &trie, setting, &group, &mut counts, &mut lines)?;
+        let turns = (first..).zip(&group).flat_map(|(place, (_, of))| of.iter().map(move |e| (place, e.turn)));
+        let shown = turns.map(|(dialogue, turn)| behind.first_label(dialogue as u32, turn as u32));
+        counts.copied += shown.zip(read).filter(|(shown, read)| read.is_some() && shown == read).count() as u64;
         first = last;
         let samples_per_s = counts.samples as f64 / began.elapsed().as_secs_f64();
         let what = lease.what.clone();

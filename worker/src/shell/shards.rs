@@ -40,8 +40,7 @@ pub fn fetch(corpus: &CorpusManifest, shards: &[Shard], link: &Link) -> Result<V
         link.go_on()?;
         let digest = of.digest.to_string();
         let bytes = link.get(&digest)?;
-        let mut dialogues =
-            shard::decode(&bytes).map_err(|e| Unfinished::bad_data(format!("shard {digest}: {e}")))?;
+        let mut dialogues = shard::decode(&bytes).map_err(|e| Unfinished::bad_data(format!("shard {digest}: {e}")))?;
         let first_speaker = first_speakers.get(of.part as usize).copied().unwrap_or(0);
         dialogues.iter_mut().flat_map(|d| &mut d.utterances).for_each(|u| u.speaker += first_speaker);
         Ok(ShardDialogues { digest, part: of.part, first_speaker, dialogues })

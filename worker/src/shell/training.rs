@@ -170,7 +170,10 @@ fn tokenised(
                 prompter.example_behind(dialogue, sample.turn as usize, behind.of(sample.dialogue, sample.turn))
             };
             let examples: Result<Vec<_>, _> = samples.par_iter().map(example).collect();
-            samples.iter().zip(examples.map_err(Unfinished::bad_data)?).for_each(|(sample, example)| add(sample, example));
+            samples
+                .iter()
+                .zip(examples.map_err(Unfinished::bad_data)?)
+                .for_each(|(sample, example)| add(sample, example));
         }
         return Ok(());
     }
@@ -193,7 +196,8 @@ fn weigh_classes(prepared: &mut Prepared, shards: &[ShardDialogues], labels: usi
     let gold = |sample: &Sample| dialogues[sample.dialogue as usize].utterances[sample.turn as usize].gold.index();
     let mut counts = vec![0; labels];
     let asks_emotion = |sample: &&Sample| sample.objective != Objective::Speaker;
-    let turns: BTreeSet<_> = prepared.samples.iter().filter(asks_emotion).map(|s| (s.dialogue, s.turn, gold(s))).collect();
+    let turns: BTreeSet<_> =
+        prepared.samples.iter().filter(asks_emotion).map(|s| (s.dialogue, s.turn, gold(s))).collect();
     turns.iter().for_each(|&(_, _, gold)| counts[gold] += 1);
     let weights = weights::balanced(&counts);
     for (sample, example) in prepared.examples.iter_mut().filter(|(sample, _)| asks_emotion(sample)) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use insula_coordinator::shell::{artifacts::Artifacts, sharding::shard_corpus};
+use insula_coordinator::shell::{artifacts::Artifacts, sharding::shard_job};
 use insula_proto::{
     corpus::{CorpusManifest, Dialogue, Split},
     job::{CorpusSpec, JobSpec},
@@ -75,9 +75,11 @@ async fn measured(args: &DataBenchArgs, folder: &Path, corpus: &Path, bytes: u64
     let store = folder.join("artifacts");
     std::fs::create_dir(&store).map_err(|e| Failure::operation("make the artifact store", e))?;
     let artifacts = Artifacts::open(&store).await.map_err(|e| Failure::operation("open the artifact store", e))?;
-    let spec = CorpusSpec { path: corpus.display().to_string(), ..JobSpec::default().corpus };
+    let corpus = CorpusSpec { path: corpus.display().to_string(), ..CorpusSpec::default() };
+    let spec = JobSpec { corpus, ..JobSpec::default() };
     let began = Instant::now();
-    let manifest = shard_corpus(&spec, &artifacts).await.map_err(|e| Failure::operation("shard the corpus", e))?;
+    let sharded = shard_job(&spec, &artifacts).await.map_err(|e| Failure::operation("shard the corpus", e))?;
+    let manifest = sharded.manifest;
     let seconds = began.elapsed().as_secs_f64();
     let peak_rss_bytes = peak_rss_bytes();
     let utterances = manifest.splits.values().map(|split| split.utterances()).sum::<u64>();

@@ -22,7 +22,8 @@ use insula_worker::{
     base::{Base, fetch::ResolvedBase},
     engine::{Engine, Example, precision_of},
     evaluate::{self, Counts},
-    peft, plan,
+    peft,
+    plan::{self, Turns},
     prompt::{self, Prompter},
     seed::{self, Purpose},
     shell::peak_rss_bytes,
@@ -230,7 +231,10 @@ impl<'a> Bench<'a> {
             let ids = [example.prompt_ids, example.target_ids].concat();
             examples.insert(sample, Example { ids, prompt_tokens, weight: 1.0 });
         }
-        Ok((corpus.name.clone(), Training::new(spec.training_stages().remove(0), spec.seed, samples, examples, adapter)))
+        Ok((
+            corpus.name.clone(),
+            Training::new(spec.training_stages().remove(0), spec.seed, samples, examples, adapter),
+        ))
     }
 
     fn evaluate(&mut self, trained: &Adapter) -> Result<Evaluated, Failure> {

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Answers, Desk, answers, ask_status, bad_request, hand, invalid, sharding_status, wire};
 use crate::{
+    corpus::preflight::{Finding, Severity, preflight},
     report,
     schedule::{self, Answer, Job, event::Story},
     shell::store::{Token, Told},
@@ -25,15 +26,24 @@ impl Jobs for Desk {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let v1::SubmitRequest { request_id, spec } = request.into_inner();
         let spec = convert::job_spec(spec.unwrap_or_default()).map_err(bad_request)?;
-        let corpus = match self.known_corpus(&request_id) {
-            Some(corpus) => corpus,
-            None => self.import(&spec).await.map_err(sharding_status)?,
+        // A submit that comes twice is not looked at twice: what was found then was told then.
+        let (corpus, found) = match self.known_corpus(&request_id) {
+            Some(corpus) => (corpus, vec![]),
+            None => {
+                let sharded = self.import(&spec).await.map_err(sharding_status)?;
+                let found = sharded.descriptions.iter().flat_map(|d| preflight(d, spec.trains())).collect();
+                (sharded.manifest, found)
+            }
         };
-        let empty = empty_splits(&corpus, &spec);
-        if !empty.is_empty() {
-            return Err(bad_request(empty));
+        let (refused, told): (Vec<_>, Vec<_>) =
+            Vec::into_iter(found).partition(|f: &Finding| f.severity == Severity::Refuse);
+        let violation = |f: Finding| Violation { field: f.field.into(), description: f.text };
+        let refused: Vec<_> = refused.into_iter().map(violation).chain(empty_splits(&corpus, &spec)).collect();
+        if !refused.is_empty() {
+            return Err(bad_request(refused));
         }
-        let warnings = warnings(&corpus, &spec);
+        let mut warnings = warnings(&corpus, &spec);
+        warnings.extend(told.into_iter().map(|finding| format!("{}: {}", finding.field, finding.text)));
         let request = schedule::Request::Submit { request_id, spec: Box::new(spec), corpus };
         match self.owner.ask(request).await.map_err(ask_status)? {
             Answer::Submitted { job, existed } => {

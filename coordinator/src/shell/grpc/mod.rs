@@ -10,7 +10,6 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use insula_proto::{
-    corpus::CorpusManifest,
     ids::JobId,
     job::{JobSpec, Violation},
 };
@@ -25,7 +24,7 @@ use super::{
     clock::Clock,
     logs::{LogError, Logs},
     owner::{AskError, OwnerHandle},
-    sharding::{ShardingError, shard_job},
+    sharding::{Sharded, ShardingError, shard_job},
     store::Reader,
 };
 use crate::schedule::{Job, Refusal};
@@ -69,7 +68,7 @@ impl Desk {
     }
 
     /// Reads a job's corpora and puts their shards in the store.
-    async fn import(&self, spec: &JobSpec) -> Result<CorpusManifest, ShardingError> {
+    async fn import(&self, spec: &JobSpec) -> Result<Sharded, ShardingError> {
         let _turn = self.imports.acquire().await.expect("the semaphore is never closed");
         shard_job(spec, &self.artifacts).await
     }

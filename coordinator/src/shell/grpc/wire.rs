@@ -154,7 +154,11 @@ fn task(job: &Job, kind: TaskKind) -> v1::lease::Task {
 }
 
 fn embedding(embedded: &Embedded) -> v1::Embedding {
-    v1::Embedding { encoder_digest: embedded.encoder.to_string(), artifact: embedded.embeddings.digest.to_string() }
+    v1::Embedding {
+        encoder_digest: embedded.encoder.to_string(),
+        artifact: embedded.embeddings.digest.to_string(),
+        width: embedded.width,
+    }
 }
 
 pub(super) fn artifacts(files: &[Artifact]) -> Vec<v1::Artifact> {
