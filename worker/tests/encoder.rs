@@ -138,7 +138,8 @@ fn damaged_and_hostile_folders_are_errors_that_name_the_file() {
         config[key] = value;
         with("config.json", config.to_string().as_bytes())
     };
-    assert!(config("hidden_size", json!(24)).contains("has shape"));
+    assert!(config("hidden_size", json!(24)).contains("word_embedding_dimension is 20, expected 24"));
+    assert!(config("intermediate_size", json!(38)).contains("has shape [37, 20], expected [38, 20]"));
     assert!(config("num_hidden_layers", json!(u32::MAX)).contains("encoder.layer.2.attention"));
     assert!(config("num_hidden_layers", json!(1)).contains("is not a part of BERT with 1 layers"));
     assert!(config("vocab_size", json!(u64::MAX)).contains("word_embeddings"));
