@@ -12,3 +12,4 @@ pub mod figure;
 pub mod published;
 pub mod statistics;
 pub mod sweep;
+pub mod tables;

@@ -95,7 +95,8 @@ pub(super) fn draw(chart: &Chart) -> String {
 fn legend(chart: &Chart) -> (Markup, f64) {
     let lines = || chart.panels.iter().flat_map(|panel| &panel.lines);
     let sources = [(false, "ours, 95% interval"), (true, "paper, LLaMA2-7B")];
-    let used: Vec<_> = sources.into_iter().filter(|(published, _)| lines().any(|l| l.published == *published)).collect();
+    let used: Vec<_> =
+        sources.into_iter().filter(|(published, _)| lines().any(|l| l.published == *published)).collect();
     let has = |series: usize, published: bool| lines().any(|l| l.series == series && l.published == published);
     let column = (WIDTH - SIDE - 20.0) / chart.series.len().max(3) as f64;
     let markup = html! {
@@ -121,7 +122,8 @@ struct Scale {
 impl Scale {
     fn of(chart: &Chart, panel: &Panel, origin: (f64, f64)) -> Self {
         let points = || panel.lines.iter().flat_map(|line| &line.points);
-        let heights = points().flat_map(|p| [Some(p.y), p.interval.map(|i| i.low), p.interval.map(|i| i.high)]).flatten();
+        let heights =
+            points().flat_map(|p| [Some(p.y), p.interval.map(|i| i.low), p.interval.map(|i| i.high)]).flatten();
         let xs = chart.ticks.iter().map(|tick| tick.x);
         let (x, y) = (padded(span(xs), 0.05), padded(span(heights), 0.06));
         Self { origin, x, y: (y.0.max(0.0), y.1.min(100.0).max(y.0.max(0.0) + 1.0)) }
@@ -196,7 +198,8 @@ pub(super) fn heights((low, high): (f64, f64)) -> Vec<(f64, String)> {
 }
 
 fn series(chart: &Chart, panel: &Panel, line: &Line, scale: &Scale) -> Markup {
-    let aside = if line.published { 0.0 } else { (line.series as f64 - (chart.series.len() as f64 - 1.0) / 2.0) * ASIDE };
+    let aside =
+        if line.published { 0.0 } else { (line.series as f64 - (chart.series.len() as f64 - 1.0) / 2.0) * ASIDE };
     let at = |point: &Point| (scale.x(point.x) + aside, scale.y(point.y));
     let places: Vec<_> = line.points.iter().map(at).collect();
     let colour = COLOURS[line.series % COLOURS.len()];

@@ -66,11 +66,15 @@ pub fn scaling(points: &[ScalingPoint], published: &Published) -> String {
         };
         scores(&row.scores).filter_map(of)
     });
-    chart(ours.collect(), theirs.collect(), Frame {
-        title: "Weighted F1 over the share of the training data",
-        x: "share of the training samples (log2)",
-        series: Mix::ALL.map(|mix| mix.as_str().to_owned()).to_vec(),
-    })
+    chart(
+        ours.collect(),
+        theirs.collect(),
+        Frame {
+            title: "Weighted F1 over the share of the training data",
+            x: "share of the training samples (log2)",
+            series: Mix::ALL.map(|mix| mix.as_str().to_owned()).to_vec(),
+        },
+    )
 }
 
 /// Weighted F1 over the window, a panel for each corpus: ours solid, with 95% intervals; the paper's dashed.
@@ -86,11 +90,15 @@ pub fn window(points: &[WindowPoint], published: &Published) -> String {
             Some((corpus, 0, window.to_string(), Point { x: f64::from(window), y: score, interval: None }))
         })
     });
-    chart(ours.collect(), theirs.collect(), Frame {
-        title: "Weighted F1 over the window",
-        x: "window (preceding utterances)",
-        series: vec!["InstructERC".into()],
-    })
+    chart(
+        ours.collect(),
+        theirs.collect(),
+        Frame {
+            title: "Weighted F1 over the window",
+            x: "window (preceding utterances)",
+            series: vec!["InstructERC".into()],
+        },
+    )
 }
 
 /// What a chart says besides its points.

@@ -47,7 +47,8 @@ fn the_scaling_figure_has_a_panel_for_each_corpus_and_every_point_of_both() {
 
 #[test]
 fn a_corpus_the_paper_lacks_has_a_panel_of_its_own_and_text_is_escaped() {
-    let point = |window, weighted_f1, interval| WindowPoint { corpus: "a<b & \"c\"".into(), window, weighted_f1, interval };
+    let point =
+        |window, weighted_f1, interval| WindowPoint { corpus: "a<b & \"c\"".into(), window, weighted_f1, interval };
     let svg = window(&[point(3, 0.5, None), point(4, f64::NAN, None)], &Published::instructerc());
     check_xml(&svg);
     assert!(svg.contains("a&lt;b &amp; &quot;c&quot;, InstructERC, 3, ours: 50.00"), "{svg}");

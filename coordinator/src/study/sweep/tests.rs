@@ -65,7 +65,7 @@ fn lists_tables_and_texts_are_values_too() {
     let text = "[grid]\nadapter.targets = [['q'], ['q', 'v']]\ncorpus.rename = [{ Joy = 'a b' }, {}]\ncorpus.path = ['a#b', '7', ' c']";
     let trials = trials(text).unwrap();
     assert_eq!(trials.len(), 12);
-    let spec = &trials[1].spec;
+    let spec = &trials[0].spec;
     assert_eq!((spec.corpus.path.as_str(), &spec.adapter.targets[..]), ("a#b", &["q".to_owned()][..]));
     assert_eq!(spec.corpus.rename["Joy"], "a b");
     let paths: Vec<_> = trials.iter().map(|trial| trial.spec.corpus.path.as_str()).collect();

@@ -69,7 +69,8 @@ pub(super) struct Entry {
 /// Why a cell that nobody spoke of is empty.
 const NOT_RUN: &str = "not run";
 const NOT_PRINTED: &str = "not printed by its authors";
-const SPREAD: &str = "Ours: mean over seeds, ± the seeds' standard deviation, [95% interval by bootstrap over dialogues].";
+const SPREAD: &str =
+    "Ours: mean over seeds, ± the seeds' standard deviation, [95% interval by bootstrap over dialogues].";
 
 /// All tables that have something of ours; the main table always.
 pub(super) fn grids(study: &Study, published: &Published) -> Vec<Grid> {
@@ -165,7 +166,8 @@ fn main(study: &Study, published: &Published) -> Grid {
         let entries = corpora.iter().flat_map(pair).collect();
         lines.push(Line::Row { head: row.clone(), source: Some(Source::Ours), entries });
     }
-    let column = |corpus: &String| ["W-F1", "accuracy"].map(|name| Column { group: corpus_name(corpus), name: name.into() });
+    let column =
+        |corpus: &String| ["W-F1", "accuracy"].map(|name| Column { group: corpus_name(corpus), name: name.into() });
     Grid {
         id: "main",
         title: "Main results, test split, per cent",
@@ -208,7 +210,13 @@ fn all_parameters(study: &Study, published: &Published) -> Grid {
 }
 
 /// A table whose rows are settings: the published row of a setting, and ours under it.
-fn by_setting(study: &Study, published: &Published, table: TableName, group: Group, names: (&'static str, &'static str)) -> Grid {
+fn by_setting(
+    study: &Study,
+    published: &Published,
+    table: TableName,
+    group: Group,
+    names: (&'static str, &'static str),
+) -> Grid {
     let scaling = table == TableName::DataScaling;
     let mixes: Vec<Option<Mix>> = if scaling { Mix::ALL.map(Some).to_vec() } else { vec![None] };
     let corpora = corpora(study, table);
@@ -228,7 +236,8 @@ fn by_setting(study: &Study, published: &Published, table: TableName, group: Gro
             let entries = places.iter().map(|(corpus, mix)| notes.published(row(*mix), corpus)).collect();
             lines.push(Line::Row { head: setting.clone(), source: Some(Source::Published), entries });
         }
-        let entry = |(corpus, mix): &(&String, Option<Mix>)| notes.ours(find(study, table, setting, *mix, corpus), true);
+        let entry =
+            |(corpus, mix): &(&String, Option<Mix>)| notes.ours(find(study, table, setting, *mix, corpus), true);
         let entries = places.iter().map(entry).collect();
         lines.push(Line::Row { head: setting.clone(), source: Some(Source::Ours), entries });
     }

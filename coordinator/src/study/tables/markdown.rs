@@ -77,7 +77,8 @@ fn provenance(study: &Study, published: &Published) -> String {
     text += &format!("|{}\n", "---|".repeat(9));
     for j in &study.jobs {
         let seed = j.seed.to_string();
-        let cells = [&j.job, &j.name, &j.corpus, &j.corpus_digest, &j.base, &j.base_digest, &seed, &j.commit, &j.recipe];
+        let cells =
+            [&j.job, &j.name, &j.corpus, &j.corpus_digest, &j.base, &j.base_digest, &seed, &j.commit, &j.recipe];
         text += &format!("| {} |\n", cells.map(|cell| escaped(cell)).join(" | "));
     }
     text + "\n</details>\n"

@@ -203,7 +203,8 @@ impl Study {
 
     /// What stands under the title: whose numbers are whose, and whether they can be compared.
     fn notes_line(&self) -> String {
-        let mut parts = vec!["published: LLaMA2-7B where no other base is named".into(), format!("ours: {}", self.base)];
+        let mut parts =
+            vec!["published: LLaMA2-7B where no other base is named".into(), format!("ours: {}", self.base)];
         if self.quick {
             parts.push("quick run: shares and updates are small, numbers are not comparable".into());
         }
