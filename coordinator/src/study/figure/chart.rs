@@ -186,9 +186,9 @@ fn with_room(chart: &Chart, scale: &Scale) -> Vec<bool> {
     chart.ticks.iter().map(shown).collect()
 }
 
-/// Four to eight round numbers between two.
+/// A handful of round numbers between two.
 pub(super) fn heights((low, high): (f64, f64)) -> Vec<(f64, String)> {
-    let rough = (high - low) / 5.0;
+    let rough = (high - low) / 6.0;
     let power = 10_f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
     let decimals = usize::from(step < 1.0) + usize::from(step < 0.1);

@@ -55,7 +55,8 @@ pub fn confusion(title: &str, confusion: &Confusion) -> String {
 fn cell((left, top): (f64, f64), count: u64, total: u64, right: bool) -> Markup {
     let part = if total == 0 { 0.0 } else { count as f64 / total as f64 };
     let middle = px(left + CELL.0 / 2.0);
-    let ink = if part > 0.5 { "#ffffff" } else { "currentColor" };
+    // Below four fifths the ramp on white is so light that dark ink has the greater contrast.
+    let ink = if part > 0.8 { "#ffffff" } else { "currentColor" };
     let (frame, strength) = if right { ("currentColor", "0.7") } else { ("currentColor", "0.12") };
     html! {
         rect x=(px(left + 1.0)) y=(px(top + 1.0)) width=(px(CELL.0 - 2.0)) height=(px(CELL.1 - 2.0)) fill=(INK)

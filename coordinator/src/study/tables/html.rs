@@ -32,7 +32,7 @@ pub fn render(study: &Study, published: &Published) -> String {
                     p.notes { (study.notes_line()) "." }
                     nav {
                         @for grid in &grids { a href={"#" (grid.id)} { (short(grid.title)) } " " }
-                        @for figure in &study.figures { a href={"#figure-" (figure.id)} { (figure.title) } " " }
+                        @for figure in &study.figures { a href={"#figure-" (figure.id)} { "Figure: " (figure.title) } " " }
                         a href="#provenance" { "Provenance" }
                     }
                 }
@@ -67,14 +67,13 @@ fn warnings(study: &Study) -> Markup {
 }
 
 fn table(grid: &Grid) -> Markup {
-    let wide = grid.columns.len() + 1;
     html! {
         section id=(grid.id) {
             h2 { (grid.title) }
             div.scroll {
                 table {
                     thead { (heads(&grid.columns)) }
-                    tbody { @for line in &grid.lines { (row(line, wide)) } }
+                    tbody { @for line in &grid.lines { (row(line, &grid.columns)) } }
                 }
             }
             @if !grid.footnotes.is_empty() {
@@ -91,15 +90,18 @@ fn heads(columns: &[Column]) -> Markup {
     let grouped = columns.iter().any(|column| !column.group.is_empty());
     html! {
         @if grouped {
-            tr { th {} @for group in &groups { th.group scope="colgroup" colspan=(group.len()) { (group[0].group) } } }
+            tr { th rowspan="2" {} @for group in &groups { th.group.first scope="colgroup" colspan=(group.len()) { (group[0].group) } } }
         }
-        tr { th {} @for group in &groups { @for (place, column) in group.iter().enumerate() {
+        tr { @if !grouped { th {} } @for group in &groups { @for (place, column) in group.iter().enumerate() {
             th.first[grouped && place == 0] scope="col" { (column.name) }
         } } }
     }
 }
 
-fn row(line: &Line, wide: usize) -> Markup {
+fn row(line: &Line, columns: &[Column]) -> Markup {
+    let wide = columns.len() + 1;
+    let begins = |place: usize| place == 0 || columns[place].group != columns[place - 1].group;
+    let grouped = columns.iter().any(|column| !column.group.is_empty());
     match line {
         Line::Section(title) => html! { tr.section { th scope="rowgroup" colspan=(wide) { (title) } } },
         Line::Row { head, source, entries } => html! {
@@ -108,15 +110,16 @@ fn row(line: &Line, wide: usize) -> Markup {
                     (head)
                     @if let Some(source) = source { " " span.tag.ours[*source == Source::Ours] { (source.as_str()) } }
                 }
-                @for entry in entries { (cell(entry)) }
+                @for (place, entry) in entries.iter().enumerate() { (cell(entry, grouped && begins(place))) }
             }
         },
     }
 }
 
-fn cell(entry: &Entry) -> Markup {
+/// `first`: a new group of columns begins here.
+fn cell(entry: &Entry, first: bool) -> Markup {
     html! {
-        td {
+        td.first[first] {
             span.value { (entry.text) }
             @if let Some(number) = entry.footnote { sup { (number) } }
             @for small in &entry.small { div.small { (small) } }
@@ -127,7 +130,7 @@ fn cell(entry: &Entry) -> Markup {
 fn drawn(figure: &Figure) -> Markup {
     html! {
         section id={"figure-" (figure.id)} {
-            h2 { (figure.title) }
+            h2 { "Figure: " (figure.title) }
             figure {
                 div.scroll { (PreEscaped(&figure.svg)) }
                 figcaption { (figure.caption) }
@@ -150,7 +153,7 @@ fn provenance(study: &Study, published: &Published) -> Markup {
                 } }
             }
             details {
-                summary { "What each job was made from: " (study.jobs.len()) " jobs" }
+                summary { "What each job was made from (" (study.jobs.len()) ")" }
                 @for job in &study.jobs { (source(job)) }
             }
         }
