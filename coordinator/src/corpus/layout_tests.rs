@@ -67,7 +67,7 @@ fn emorynlps_json_has_the_csvs_ids_speakers_and_labels() {
         ),
         (SCENES.replace("c03_u002", "c03_u001"), "dialogue s1_e2_c3: has two utterances 1"),
         (SCENES.replace("c04_u001", "c03_u001"), "dialogue s1_e2_c3: stands there twice"),
-        (SCENES.replace("\"emotion\": \"Sad\"", "\"mood\": \"Sad\""), "line 4: missing field `emotion`"),
+        (SCENES.replace("\"emotion\": \"Sad\"", "\"mood\": \"Sad\""), "line 5: missing field `emotion`"),
         ("{\"episodes\": []}".into(), "the dev split is empty"),
     ];
     for (text, expected) in cases {
