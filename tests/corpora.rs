@@ -58,7 +58,7 @@ fn a_whole_corpus_is_described_with_what_a_job_would_be_warned_of() {
     command.args(["corpus", "describe", corpus.to_str().unwrap(), "--base", base.to_str().unwrap(), "--window", "2"]);
     let text = succeed(&mut command);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-    for part in ["corpus (layout meld), window 2", "test in train", "prompt tokens, min/median/p95/max", "warned of"] {
+    for part in ["corpus (layout meld), window 2", "test in train", "prompt tokens: median", "warned of"] {
         assert!(text.contains(part), "expected '{part}' in: {text}");
     }
     let json: Value = serde_json::from_str(&succeed(command.arg("--json"))).unwrap();

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use insula_coordinator::corpus::{
-    describe::{Description, Prompts, SplitDescription},
+    describe::{Description, Prompts, SplitDescription, Spread},
     preflight::{Finding, Severity},
 };
 
@@ -11,6 +11,10 @@ const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().f
 
 /// Columns of a terminal.
 const WIDTH: u16 = 80;
+
+/// How lengths spread, part by part.
+const SPREAD: [(&str, fn(Spread) -> u64); 4] =
+    [("min", |s| s.min), ("median", |s| s.median), ("p95", |s| s.p95), ("max", |s| s.max)];
 
 /// Rows of a table, the first being its header.
 type Rows = Vec<Vec<String>>;
@@ -38,7 +42,11 @@ pub fn text(description: &Description, window: u32, findings: &[Finding]) -> Str
 /// Columns from `numbers` on are aligned to the right.
 fn table(rows: &Rows, numbers: usize) -> String {
     let mut table = Table::new();
-    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.load_style(STYLE).set_width(WIDTH);
+    // Words wrap, numbers do not.
+    if numbers == usize::MAX {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     if let Some((header, body)) = rows.split_first() {
         table.set_header(header);
         table.add_rows(body);
@@ -74,8 +82,10 @@ fn counts(description: &Description) -> Rows {
     row("left out: other labels", &|s| any(s.left_out.other_label));
     row("left out: without text", &|s| any(s.left_out.empty));
     row("left out: whole dialogues", &|s| any(s.left_out.dialogues));
-    row("words, min/median/p95/max", &|s| Some(spread(s.words)));
     row("words", &|s| some(s.words.total));
+    for (name, part) in SPREAD {
+        row(&format!("  of an utterance: {name}"), &|s| some(part(s.words)));
+    }
     row("different texts", &|s| some(s.distinct_texts));
     row("  with several labels", &|s| some(s.texts_with_several_labels));
     row("commonest label", &|s| s.majority.as_ref().map(|m| m.label.clone()));
@@ -83,17 +93,15 @@ fn counts(description: &Description) -> Rows {
     let mut prompts = |name: &str, cell: &dyn Fn(&Prompts) -> Option<String>| {
         row(name, &|s| s.prompts.as_ref().and_then(cell));
     };
-    prompts("prompt tokens, min/median/p95/max", &|p| Some(spread(p.prompt_tokens)));
+    for (name, part) in SPREAD {
+        prompts(&format!("prompt tokens: {name}"), &|p| some(part(p.prompt_tokens)));
+    }
     prompts("tokens with labels", &|p| some(p.tokens));
     prompts("  as token trees", &|p| some(p.tree_tokens));
     prompts("  times fewer", &|p| Some(format!("{:.2}", p.tokens as f64 / p.tree_tokens.max(1) as f64)));
     prompts("prompts cut to the context", &|p| some(p.truncated_prompts));
     prompts("  oldest utterances cut", &|p| some(p.dropped_utterances));
     rows
-}
-
-fn spread(spread: insula_coordinator::corpus::describe::Spread) -> String {
-    format!("{}/{}/{}/{}", spread.min, spread.median, spread.p95, spread.max)
 }
 
 /// One row for each label; two columns for each split.

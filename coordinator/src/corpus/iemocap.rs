@@ -111,6 +111,13 @@ fn turns(dialogue: &IemocapDialogue) -> Result<Vec<RawTurn>, CorpusError> {
             label: labels.remove(id),
         });
     }
+    // A label without words is told as an utterance without text.
+    turns.extend(labels.into_iter().map(|(id, label)| RawTurn {
+        id,
+        speaker: String::new(),
+        text: String::new(),
+        label: Some(label),
+    }));
     Ok(turns)
 }
 
@@ -119,8 +126,9 @@ fn labels(file: &WholeFile) -> Result<BTreeMap<String, String>, CorpusError> {
     let mut labels = BTreeMap::new();
     for (line, text) in decoded(&file.bytes).lines().enumerate().filter(|(_, text)| text.starts_with('[')) {
         let fields: Vec<&str> = text.split('\t').map(str::trim).collect();
-        let [_, id, label, ..] = fields.as_slice() else {
-            let problem = format!("'{}' has {} fields, expected time, turn and emotion", head(text), fields.len());
+        let [_, id, label, _valence, ..] = fields.as_slice() else {
+            let problem =
+                format!("'{}' has {} fields, expected time, turn, emotion and [V, A, D]", head(text), fields.len());
             return Err(malformed(file, line, problem));
         };
         if labels.insert((*id).to_owned(), (*label).to_owned()).is_some() {

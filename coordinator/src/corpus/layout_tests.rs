@@ -61,10 +61,13 @@ fn emorynlps_json_has_the_csvs_ids_speakers_and_labels() {
             "dialogue s1_e2_c3, utterance 1: unknown label 'Glad': expected one of Joyful, Mad,",
         ),
         (SCENES.replace("c03_u004", "c03_x4"), "utterance s01_e02_c03_x4: is not an utterance_id"),
-        (SCENES.replace("c03_u004", "c05_u004"), "utterance s01_e02_c05_u004: stands in scene s1_e2_c5"),
+        (
+            SCENES.replace("c03_u004", "c05_u004"),
+            "utterance s01_e02_c05_u004: stands in scene s1_e2_c3: expected its own",
+        ),
         (SCENES.replace("c03_u002", "c03_u001"), "dialogue s1_e2_c3: has two utterances 1"),
         (SCENES.replace("c04_u001", "c03_u001"), "dialogue s1_e2_c3: stands there twice"),
-        (SCENES.replace("\"emotion\": \"Sad\"", "\"mood\": \"Sad\""), "line 4: missing field `emotion`"),
+        (SCENES.replace("\"emotion\": \"Sad\"", "\"mood\": \"Sad\""), "line 5: missing field `emotion`"),
         ("{\"episodes\": []}".into(), "the dev split is empty"),
     ];
     for (text, expected) in cases {
@@ -86,7 +89,8 @@ const EVALUATION: &str = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\
     [2.0000 - 3.0000]\tSes01F_impro01_M000\tang\t[2.5000, 2.5000, 2.5000]\n\
     [4.0000 - 5.0000]\tSes01F_impro01_F001\tsur\t[2.5000, 2.5000, 2.5000]\n\
     [5.0000 - 6.0000]\tSes01F_impro01_M001\tneu\t[2.5000, 2.5000, 2.5000]\n\
-    [6.0000 - 7.0000]\tSes01F_impro01_M002\txxx\t[2.5000, 2.5000, 2.5000]\n";
+    [6.0000 - 7.0000]\tSes01F_impro01_M002\txxx\t[2.5000, 2.5000, 2.5000]\n\
+    [7.0000 - 8.0000]\tSes01F_impro01_M003\tneu\t[2.5000, 2.5000, 2.5000]\n";
 
 fn session(transcription: &str, evaluation: &str, spec: &CorpusSpec) -> Result<Corpus, CorpusError> {
     let dialogue = IemocapDialogue {
@@ -109,7 +113,7 @@ fn iemocap_keeps_its_six_labels_and_counts_the_rest() {
             "train/Ses01F_impro01/M000 0 M: Synthetic: who is there? -> angry",
         ]
     );
-    let left_out = LeftOut { unlabelled: 2, other_label: 1, empty: 1, dialogues: 0 };
+    let left_out = LeftOut { unlabelled: 2, other_label: 1, empty: 2, dialogues: 0 };
     assert_eq!(corpus.left_out[&Split::Train], left_out);
     // Who learns surprise says so.
     let mut surprised = spec();

@@ -64,8 +64,8 @@ fn what_python_wrote_is_read_in_every_protocol() {
 fn strings_of_python_2_are_bytes_of_windows() {
     let cases: [&[u8]; 4] = [
         b"S'It\\x92s\\t\\'\\101\\''\np1\n.",
-        b"U\x09It\x92s\t'A'.",
-        b"T\x09\0\0\0It\x92s\t'A'.",
+        b"U\x08It\x92s\t'A'.",
+        b"T\x08\0\0\0It\x92s\t'A'.",
         b"S\"It\x92s\t'A'\"\n.",
     ];
     for case in cases {
@@ -98,7 +98,7 @@ fn whatever_names_or_calls_something_is_refused_by_its_name() {
         (b"cnumpy.core.multiarray\n_reconstruct\n.", "byte 0: opcode GLOBAL", "numpy.core.multiarray._reconstruct"),
         (b"c\x1b[2Jos\nsystem\n.", "byte 0: opcode GLOBAL", "\\u{1b}[2Jos.system"),
         (b"\x8c\x02os)R.", "byte 5: opcode REDUCE", "a str with a tuple"),
-        (b"c__builtin__\nset\n)R.", "byte 17: opcode REDUCE", "the type of sets with a tuple"),
+        (b"c__builtin__\nset\n)R.", "byte 18: opcode REDUCE", "the type of sets with a tuple"),
         (b"c__builtin__\nset\n(}tR.", "byte 20: opcode REDUCE", "the type of sets with a tuple"),
         (b"]}b.", "byte 2: opcode BUILD", "__setstate__ of a list"),
         (b"c__builtin__\nset\n)\x81.", "byte 18: opcode NEWOBJ", "the constructor of a class"),
