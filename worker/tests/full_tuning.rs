@@ -1,13 +1,25 @@
 //! Training all weights of a base: the gradient, and what the engine makes of changed weights.
 #![expect(clippy::unwrap_used, reason = "a test whose fixture fails stops there")]
 
+mod common;
+#[path = "common/made.rs"]
+mod made;
 #[path = "common/tiny.rs"]
 mod tiny;
 
+use std::collections::BTreeMap;
+
+use common::write;
 use insula_kernels::{Cpu, Precision};
+use insula_proto::job::{JobSpec, Parameters as What};
+use insula_worker::base::{Base, TensorSource};
+use insula_worker::checkpoint::State;
 use insula_worker::engine::{Engine, EvalMode, Example};
-use insula_worker::parameters::Parameters;
+use insula_worker::parameters::{Parameters, Segment};
+use insula_worker::plan::Sample;
+use insula_worker::train::Training;
 use insula_worker::trie::LabelTrie;
+use insula_worker::tuned;
 use tiny::{Source, config, engine, examples, farthest};
 
 fn parameters(tied: bool) -> Parameters {
@@ -100,4 +112,129 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() {
     let mut narrow = Engine::load(Cpu::new(1).unwrap(), &config, &Source::new(&config), Precision::Bf16).unwrap();
     let refused = narrow.full_gradient(&examples).unwrap_err().to_string();
     assert_eq!(refused, "all weights are to be trained, but the base is held as Bf16; expected F32");
+}
+
+/// A training of all weights over the examples, some slots to an update.
+fn training() -> Training {
+    let mut spec = JobSpec::default();
+    spec.train.parameters = What::All;
+    (spec.train.epochs, spec.train.batch, spec.train.slot_tokens) = (15, 3, 8);
+    (spec.train.lr, spec.train.weight_decay) = (5e-3, 0.01);
+    let samples: Vec<Sample> = (0..5).map(|dialogue| Sample { dialogue, turn: 0 }).collect();
+    let examples: BTreeMap<Sample, Example> = samples.iter().copied().zip(examples()).collect();
+    Training::new(spec, samples, examples, parameters(false))
+}
+
+fn advance(training: &mut Training, engine: &mut Engine<Cpu>, updates: u32) -> Vec<f64> {
+    (0..updates).map(|_| training.advance(engine).unwrap().loss).collect()
+}
+
+#[test]
+fn the_loss_falls_and_every_segment_moves() {
+    let (mut training, mut engine) = (training(), engine(false, 2));
+    let updates = training.updates();
+    let losses = advance(&mut training, &mut engine, updates);
+    let (first, last) = (losses[0] + losses[1], losses[28] + losses[29]);
+    // Two of the examples ask the same and answer differently, so it cannot fall to nothing.
+    assert!(last < 0.5 * first, "{losses:?}");
+    let before = parameters(false);
+    for segment in &before.layout.segments {
+        assert_ne!(training.trained().params()[segment.range()], before.params[segment.range()], "{}", segment.name);
+    }
+}
+
+#[test]
+fn a_training_has_the_same_bits_for_any_threads_and_where_it_is_cut_and_resumed() {
+    let (mut whole, mut two) = (training(), engine(false, 2));
+    advance(&mut whole, &mut two, 7);
+    let mut cut = training();
+    advance(&mut cut, &mut engine(false, 1), 4);
+    let len = parameters(false).layout.len();
+    let state = State::decode(&cut.encoded_state(), len).unwrap();
+    let mut resumed = training();
+    resumed.resume(cut.progress().clone(), state).unwrap();
+    // The engine comes from elsewhere and holds whatever it holds.
+    advance(&mut resumed, &mut two, 3);
+    assert_eq!(resumed.progress().losses, whole.progress().losses);
+    assert!(resumed.trained() == whole.trained());
+    assert!(resumed.encoded_state() == whole.encoded_state());
+}
+
+/// Both forms of a base come back from the folder that is written of them: same weights, same tokens.
+#[test]
+fn a_tuned_base_is_written_as_a_folder_that_is_a_base() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("tiny.gguf");
+    write(&file, &made::Gguf::tiny().bytes());
+    let base = Base::open(&file).unwrap();
+    let mut parameters = Parameters::read(&base.config, &base).unwrap();
+    parameters.params.iter_mut().for_each(|p| *p += 0.125);
+    let folder = home.path().join("tuned");
+    write_tuned(&folder, &parameters, &base);
+    let back = Base::open(&folder).unwrap();
+    assert_eq!(back.config, base.config);
+    assert_eq!(Parameters::read(&back.config, &back).unwrap(), parameters);
+    assert_eq!(back.shape("lm_head.weight"), None);
+    let (tokenizer, again) = (base.tokenizer().unwrap(), back.tokenizer().unwrap());
+    let text = "hello <user> ,  well\nhe said: <eos>";
+    assert_eq!(again.encode(text).unwrap(), tokenizer.encode(text).unwrap());
+    assert_eq!((again.eos(), again.eos_text()), (tokenizer.eos(), Some("<eos>".to_owned())));
+    let twice = home.path().join("twice");
+    write_tuned(&twice, &parameters, &back);
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        assert!(common::read(&folder.join(name)) == common::read(&twice.join(name)), "{name}");
+    }
+}
+
+fn write_tuned(folder: &std::path::Path, parameters: &Parameters, base: &Base) {
+    std::fs::create_dir(folder).unwrap();
+    write(&folder.join(tuned::WEIGHTS_FILE), &tuned::weights_bytes(parameters).unwrap());
+    for (name, bytes) in tuned::side_files(&base.config, &base.tokenizer().unwrap()).unwrap() {
+        write(&folder.join(name), &bytes);
+    }
+}
+
+/// What `data/full_gradients.py` made of the goldens' sequences with torch.
+#[test]
+fn parity_full_gradients_are_those_of_torch() {
+    let Some(folder) = common::parity().map(|folder| folder.join("tiny")) else { return };
+    let golden: serde_json::Value = serde_json::from_str(include_str!("data/full_gradients.json")).unwrap();
+    for (name, golden) in golden["models"].as_object().unwrap() {
+        let model = folder.join(name);
+        if !model.join("golden.json").is_file() {
+            println!("skipped: no model in {}", model.display());
+            continue;
+        }
+        let base = Base::open(&model).unwrap();
+        let mut engine = Engine::load(Cpu::new(2).unwrap(), &base.config, &base, Precision::F32).unwrap();
+        let slot = engine.full_gradient(&sequences(&common::json(&model.join("golden.json")))).unwrap();
+        let number = |value: &serde_json::Value| value.as_f64().unwrap();
+        let off = (slot.loss_sum / number(&golden["loss"]) - 1.0).abs();
+        assert!(off < 1e-5, "{name}: loss {}, {} expected", slot.loss_sum, golden["loss"]);
+        let segments = Parameters::read(&base.config, &base).unwrap().layout.segments;
+        assert_eq!(segments.len(), golden["gradients"].as_object().unwrap().len());
+        for segment in &segments {
+            let golden = &golden["gradients"][&segment.name];
+            let (norm, along) = summary(&slot.gradient, segment);
+            let (golden_norm, golden_along) = (number(&golden["norm"]), number(&golden["along"]));
+            let off = (norm - golden_norm).abs().max((along - golden_along).abs() / 10f64.sqrt()) / golden_norm;
+            assert!(off < 1e-5, "{name} {}: {norm} and {along}, {golden} expected", segment.name);
+        }
+    }
+}
+
+fn sequences(golden: &serde_json::Value) -> Vec<Example> {
+    let ids = |value: &serde_json::Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let example = |sequence: &serde_json::Value| {
+        let (prompt, target) = (ids(&sequence["prompt"]), ids(&sequence["target"]));
+        tiny::example(&[prompt.as_slice(), &target].concat(), prompt.len())
+    };
+    golden["sequences"].as_array().unwrap().iter().map(example).collect()
+}
+
+/// Frobenius norm, and the scalar product with the script's pattern, whose elements have mean square 10.
+fn summary(gradient: &[f32], segment: &Segment) -> (f64, f64) {
+    let values = || gradient[segment.range()].iter().map(|g| f64::from(*g));
+    let norm = values().map(|g| g * g).sum::<f64>().sqrt();
+    (norm, values().enumerate().map(|(i, g)| g * ((i * 37 % 11) as f64 - 5.0)).sum())
 }
