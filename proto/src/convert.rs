@@ -6,6 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     corpus::{CorpusManifest, LabelSet, Shard, SplitManifest},
+    endpoint::EndpointSpec,
     ids::Digest,
     job::{AdapterSpec, BaseSpec, CorpusSpec, DataSpec, EvaluateSpec, JobSpec, TrainSpec, Violation},
     tally::Tally,
@@ -39,7 +40,7 @@ pub fn job_spec(message: v1::JobSpec) -> Result<JobSpec, Vec<Violation>> {
 /// The job with the default where a field did not parse; what did not parse is added to `found`.
 fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec {
     let default = JobSpec::default();
-    let v1::JobSpec { name, corpus, data, base, adapter, train, evaluate, seed, workers } = message;
+    let v1::JobSpec { name, corpus, data, base, adapter, train, evaluate, seed, workers, endpoint } = message;
     let corpus = corpus_spec(corpus.unwrap_or_default());
     let data = data.unwrap_or_default();
     let data = DataSpec { window: data.window, share: parsed(&data.share, "data.share", default.data.share, found) };
@@ -73,7 +74,31 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
     }
     let mode = word(&e.mode, "evaluate.mode", "greedy or score", default.evaluate.mode, found);
     let evaluate = EvaluateSpec { mode, max_new_tokens: e.max_new_tokens, arms, merge: e.merge };
-    JobSpec { name, seed, workers, corpus, data, base, adapter, train, evaluate }
+    let endpoint = endpoint.map_or_else(EndpointSpec::default, Into::into);
+    JobSpec { name, seed, workers, corpus, data, base, adapter, train, evaluate, endpoint }
+}
+
+impl From<v1::EndpointSpec> for EndpointSpec {
+    fn from(message: v1::EndpointSpec) -> Self {
+        let v1::EndpointSpec { key_env, concurrency, retries, timeout_s, max_usd, .. } = message;
+        let (usd_per_million_input, usd_per_million_output) =
+            (message.usd_per_million_input, message.usd_per_million_output);
+        Self { key_env, concurrency, retries, timeout_s, usd_per_million_input, usd_per_million_output, max_usd }
+    }
+}
+
+impl From<&EndpointSpec> for v1::EndpointSpec {
+    fn from(spec: &EndpointSpec) -> Self {
+        Self {
+            key_env: spec.key_env.clone(),
+            concurrency: spec.concurrency,
+            retries: spec.retries,
+            timeout_s: spec.timeout_s,
+            usd_per_million_input: spec.usd_per_million_input,
+            usd_per_million_output: spec.usd_per_million_output,
+            max_usd: spec.max_usd,
+        }
+    }
 }
 
 /// Where a corpus lies, as a message says it.
@@ -154,6 +179,7 @@ impl From<&JobSpec> for v1::JobSpec {
             evaluate: Some(evaluate),
             seed: spec.seed,
             workers: spec.workers,
+            endpoint: Some((&spec.endpoint).into()),
         }
     }
 }
@@ -239,6 +265,7 @@ mod tests {
         spec.data.share = "1/16".parse().unwrap();
         spec.base.digest = Some(Digest::of(b"base"));
         spec.evaluate.arms = vec![Arm::Trained];
+        (spec.endpoint.key_env, spec.endpoint.usd_per_million_output) = (String::new(), 0.6);
         spec
     }
 

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{corpus::LabelSet, ids::Digest};
+use crate::{
+    corpus::LabelSet,
+    endpoint::{self, EndpointSpec},
+    ids::Digest,
+};
 
 /// A whole job. [`JobSpec::default`] is the bottom layer of the settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +32,9 @@ pub struct JobSpec {
     pub train: TrainSpec,
     /// How answers are taken and judged.
     pub evaluate: EvaluateSpec,
+    /// How a base behind an endpoint is asked.
+    #[serde(default)] // journals of 0.1.0 do not have it
+    pub endpoint: EndpointSpec,
 }
 
 /// Where a corpus lies and how to read it.
@@ -58,7 +65,8 @@ pub struct DataSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaseSpec {
-    /// A `.gguf`, a Hugging Face folder, or `pip:PACKAGE[==VERSION]`.
+    /// A `.gguf`, a Hugging Face folder, `pip:PACKAGE[==VERSION]`, or, to be evaluated only,
+    /// `endpoint:MODEL@https://HOST[:PORT]/v1`.
     pub source: String,
     /// The digest it must have; `None`: whatever the source gives, recorded in the report.
     pub digest: Option<Digest>,
@@ -262,6 +270,7 @@ impl Default for JobSpec {
                 arms: vec![Arm::ZeroShot, Arm::Trained],
                 merge: false,
             },
+            endpoint: EndpointSpec::default(),
         }
     }
 }
@@ -350,6 +359,7 @@ impl JobSpec {
         let new_tokens = self.evaluate.max_new_tokens;
         check((1..=256).contains(&new_tokens), "evaluate.max_new_tokens", format!("{new_tokens}: expected 1 to 256"));
         check(!self.evaluate.arms.is_empty(), "evaluate.arms", "is empty: expected zero-shot, trained or both".into());
+        found.extend(endpoint::violations(self));
         found
     }
 }

@@ -15,6 +15,13 @@ pub enum Purpose {
     },
     /// The adapter's first values.
     Adapter,
+    /// How long a request to an endpoint waits before it is tried again.
+    Pause {
+        /// Which request.
+        request: u64,
+        /// Which try, from 1.
+        attempt: u32,
+    },
 }
 
 /// The generator for `purpose` under the job's `seed`.

@@ -98,6 +98,17 @@ impl Layout {
         }
     }
 
+    /// The layout of this name in settings.
+    pub fn named(name: &str) -> Option<Self> {
+        [Layout::Meld, Layout::EmoryNlp].into_iter().find(|layout| layout.as_str() == name)
+    }
+
+    /// The labels of a corpus in this layout that names none of its own.
+    pub fn label_set(self) -> LabelSet {
+        let labels = self.labels().iter().map(|&label| label.to_owned()).collect();
+        LabelSet::new(labels).expect("a layout's own labels are a label set")
+    }
+
     /// The label set in prompt order.
     fn labels(self) -> &'static [&'static str] {
         match self {

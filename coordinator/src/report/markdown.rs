@@ -18,6 +18,9 @@ pub fn render(report: &Report) -> String {
         section(&format!("Confusion, {}", arm.name), &rows::confusion(arm, usize::MAX));
     }
     section("Cost", &rows::cost(report));
+    if let Some(rows) = rows::endpoint(report) {
+        section("Cost of the endpoint", &rows);
+    }
     text += "\n## Provenance\n\n";
     for (name, value) in rows::provenance(report) {
         text += &format!("- {name}: {}\n", escaped(&value));

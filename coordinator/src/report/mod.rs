@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     metric::Metric,
     schedule::{
-        event::{Artifact, Evaluated, PhaseName},
+        event::{Artifact, Evaluated, ExternalUsage, PhaseName},
         state::{Job, TaskKind},
     },
 };
@@ -82,6 +82,9 @@ pub struct ArmReport {
     pub samples_per_s: f64,
     /// Greatest memory of any worker.
     pub peak_rss_bytes: u64,
+    /// What the answers took where the base is an endpoint; absent where it was computed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalUsage>,
 }
 
 /// One label's metrics.
@@ -306,6 +309,7 @@ fn arm_report(job: &Job, arm: Arm) -> ArmReport {
         seconds,
         samples_per_s: per_second(strict.samples, seconds),
         peak_rss_bytes: parts.iter().map(|part| part.peak_rss_bytes).max().unwrap_or(0),
+        external: ExternalUsage::sum(parts.iter().filter_map(|part| part.external)),
     }
 }
 

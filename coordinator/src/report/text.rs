@@ -24,6 +24,9 @@ pub fn render(report: &Report) -> String {
         parts.push(table(&format!("Confusion, {}", arm.name), &rows::confusion(arm, LETTERS)));
     }
     parts.push(table("Cost", &rows::cost(report)));
+    if let Some(rows) = rows::endpoint(report) {
+        parts.push(table("Cost of the endpoint", &rows));
+    }
     parts.push(provenance(report));
     parts.join("\n\n") + "\n"
 }

@@ -204,6 +204,8 @@ pub enum FailureClass {
     BadData,
     /// Ours.
     Bug,
+    /// A model asked elsewhere refuses, fails in spite of the job's own retries, or costs too much.
+    Endpoint,
 }
 
 impl FailureClass {
@@ -213,7 +215,7 @@ impl FailureClass {
             // In a row without a checkpoint or an epoch between: 20 kills within one checkpoint's time.
             FailureClass::LostWorker => 20,
             FailureClass::OutOfMemory | FailureClass::Bug => 1,
-            FailureClass::BadData => 0,
+            FailureClass::BadData | FailureClass::Endpoint => 0,
         }
     }
 
@@ -224,6 +226,7 @@ impl FailureClass {
             FailureClass::OutOfMemory => "out of memory",
             FailureClass::BadData => "bad data",
             FailureClass::Bug => "bug",
+            FailureClass::Endpoint => "endpoint",
         }
     }
 }
@@ -288,6 +291,34 @@ pub struct Evaluated {
     pub peak_rss_bytes: u64,
     /// JSON lines.
     pub predictions: Artifact,
+    /// What the answers took where the base is an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")] // journals of 0.1.0 do not have it
+    pub external: Option<ExternalUsage>,
+}
+
+/// What answers of a base behind an endpoint took; parts add.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExternalUsage {
+    /// Tokens of the prompts sent.
+    pub input_tokens: u64,
+    /// Tokens of the answers to them.
+    pub output_tokens: u64,
+    /// What both cost.
+    pub usd: f64,
+    /// Answers that were kept from before, or of a prompt asked already.
+    pub cached: u64,
+}
+
+impl ExternalUsage {
+    /// The sum of some parts; `None` where there are none.
+    pub fn sum(parts: impl Iterator<Item = ExternalUsage>) -> Option<ExternalUsage> {
+        parts.reduce(|a, b| ExternalUsage {
+            input_tokens: a.input_tokens.saturating_add(b.input_tokens),
+            output_tokens: a.output_tokens.saturating_add(b.output_tokens),
+            usd: a.usd + b.usd,
+            cached: a.cached.saturating_add(b.cached),
+        })
+    }
 }
 
 /// How far a task is.

@@ -66,6 +66,7 @@ pub(super) fn evaluated(right: u16) -> Evaluated {
         seconds: 0.5,
         peak_rss_bytes: 1000,
         predictions: artifact(&format!("predictions of {right}")),
+        external: None,
     }
 }
 

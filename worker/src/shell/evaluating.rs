@@ -105,6 +105,7 @@ fn answer_all(
         seconds: began.elapsed().as_secs_f64(),
         peak_rss_bytes: peak_rss_bytes(),
         predictions: Some(predictions),
+        external: None,
     })
 }
 

@@ -9,9 +9,11 @@
 //! cancelled, or when this process is asked to stop; it looks between updates and between forests.
 
 mod evaluating;
+mod external;
 mod failure;
 pub mod link;
 mod loaded;
+pub mod predictor;
 mod process;
 mod tokens;
 mod training;

@@ -16,10 +16,10 @@ use tonic::{
 };
 
 use super::{
-    evaluating,
+    evaluating, external,
     failure::Unfinished,
     link::{Halt, HaltFlag, Link, MESSAGE_BYTES},
-    loaded::Loaded,
+    loaded::{Loaded, spec_of},
     training,
 };
 
@@ -228,6 +228,10 @@ fn compute(
     lease: Lease,
     link: &Link,
 ) -> (Option<Box<Loaded>>, Result<(), Unfinished>) {
+    // A base behind an endpoint is asked; the one in memory, if any, stays for the lease after.
+    if let Some(endpoint) = spec_of(&lease).ok().and_then(|spec| spec.external()) {
+        return (loaded, external::evaluate(&endpoint, config, &lease, link));
+    }
     let mut loaded = match Loaded::for_lease(loaded, config, &lease, link) {
         Ok(loaded) => loaded,
         Err(unfinished) => return (None, Err(unfinished)),

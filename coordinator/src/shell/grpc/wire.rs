@@ -11,7 +11,9 @@ use super::invalid;
 use crate::{
     schedule::{
         Grant, Job,
-        event::{Artifact, Checkpoint, Evaluated, FailureClass, PhaseName, Progress, Report, Story, Trained},
+        event::{
+            Artifact, Checkpoint, Evaluated, ExternalUsage, FailureClass, PhaseName, Progress, Report, Story, Trained,
+        },
         state::{Phase, TaskKind, TaskState},
         tokens::Claim,
     },
@@ -131,6 +133,7 @@ fn task(job: &Job, kind: TaskKind) -> v1::lease::Task {
         split: split.to_string(),
         shards: vec![(&job.corpus.splits[&split].shards[shard]).into()],
         adapter: job.adapter_of(kind).map(|files| artifacts(files)).unwrap_or_default(),
+        spent_usd: ExternalUsage::sum(job.evaluated(|_| true).iter().filter_map(|e| e.external)).map_or(0.0, |e| e.usd),
     })
 }
 
@@ -208,10 +211,16 @@ pub(super) fn parsed_report(report: Option<v1::report_request::Report>) -> Resul
             seconds: finite(e.seconds),
             peak_rss_bytes: e.peak_rss_bytes,
             predictions: parsed_artifact(e.predictions.unwrap_or_default())?,
+            external: e.external.map(parsed_usage),
         }),
         Wire::Failed(f) => Report::Failed { class: failure_class(f.class()), message: f.message },
         Wire::Released(r) => Report::Released { reason: r.reason },
     })
+}
+
+fn parsed_usage(usage: v1::ExternalUsage) -> ExternalUsage {
+    let v1::ExternalUsage { input_tokens, output_tokens, usd, cached } = usage;
+    ExternalUsage { input_tokens, output_tokens, usd: finite(usd), cached }
 }
 
 /// A class nobody named is ours.
@@ -220,6 +229,7 @@ fn failure_class(class: v1::FailureClass) -> FailureClass {
         v1::FailureClass::LostWorker => FailureClass::LostWorker,
         v1::FailureClass::OutOfMemory => FailureClass::OutOfMemory,
         v1::FailureClass::BadData => FailureClass::BadData,
+        v1::FailureClass::Endpoint => FailureClass::Endpoint,
         v1::FailureClass::Bug | v1::FailureClass::Unspecified => FailureClass::Bug,
     }
 }
