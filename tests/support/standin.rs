@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -35,7 +35,14 @@ pub struct StandIn {
     /// Requests so far.
     pub requests: Arc<AtomicUsize>,
     behaviour: Arc<Mutex<Arc<Behaviour>>>,
-    heard: Arc<Mutex<Vec<(String, String)>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
+}
+
+/// One request.
+struct Heard {
+    prompt: String,
+    key: String,
+    at: Instant,
 }
 
 impl StandIn {
@@ -73,12 +80,19 @@ impl StandIn {
 
     /// The prompts of all requests.
     pub fn prompts(&self) -> Vec<String> {
-        self.heard.lock().unwrap().iter().map(|(prompt, _)| prompt.clone()).collect()
+        self.heard.lock().unwrap().iter().map(|heard| heard.prompt.clone()).collect()
+    }
+
+    /// Time from the first request, to the next with the same prompt.
+    pub fn first_retried_after(&self) -> Duration {
+        let heard = self.heard.lock().unwrap();
+        let again = heard.iter().skip(1).find(|again| again.prompt == heard[0].prompt).unwrap();
+        again.at - heard[0].at
     }
 
     /// The Authorization headers of all requests.
     pub fn keys(&self) -> Vec<String> {
-        self.heard.lock().unwrap().iter().map(|(_, key)| key.clone()).collect()
+        self.heard.lock().unwrap().iter().map(|heard| heard.key.clone()).collect()
     }
 }
 
@@ -87,7 +101,7 @@ fn serve(
     stream: TcpStream,
     requests: &AtomicUsize,
     behaviour: &Mutex<Arc<Behaviour>>,
-    heard: &Mutex<Vec<(String, String)>>,
+    heard: &Mutex<Vec<Heard>>,
 ) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let (mut length, mut key, mut first) = (0, String::new(), String::new());
@@ -108,8 +122,11 @@ fn serve(
     let body: Value = serde_json::from_slice(&body)?;
     assert_eq!((&body["model"], &body["temperature"]), (&"stand-in".into(), &0.into()), "{body}");
     let prompt = body["messages"][0]["content"].as_str().unwrap().to_owned();
-    heard.lock().unwrap().push((prompt.clone(), key));
-    let number = requests.fetch_add(1, SeqCst);
+    let number = {
+        let mut heard = heard.lock().unwrap(); // numbered in the order they are listed
+        heard.push(Heard { prompt: prompt.clone(), key, at: Instant::now() });
+        requests.fetch_add(1, SeqCst)
+    };
     let behave = behaviour.lock().unwrap().clone();
     match behave(number, &prompt) {
         Reply::Answer(text) => {

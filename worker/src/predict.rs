@@ -104,6 +104,9 @@ struct Asked {
 /// # Errors
 /// What is wrong with the line, in a sentence.
 pub fn parse_line(line: &str, otherwise: &str) -> Result<Dialogue, String> {
+    if !line.trim_start().starts_with('{') {
+        return Err("is no JSON object: expected {\"utterances\": [{\"speaker\", \"text\"}, ...]}".into());
+    }
     let asked: Asked = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let violations = violations(&asked.utterances);
     if violations.is_empty() {
@@ -271,7 +274,7 @@ mod tests {
     fn lines_that_are_no_dialogue_say_what_is_wrong() {
         for (line, part) in [
             ("{", "EOF while parsing"),
-            ("[]", "utterances"),
+            ("[\"d1\", []]", "is no JSON object"),
             (r#"{"utterance": []}"#, "missing field `utterances`"),
             (r#"{"utterances": []}"#, "utterances: has 0 of them: expected 1 to 1000"),
             (r#"{"utterances": [{"speaker": "A"}]}"#, "missing field `text`"),

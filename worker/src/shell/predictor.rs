@@ -210,3 +210,24 @@ fn bad_request(violations: Vec<Violation>) -> Status {
     let fields = violations.into_iter().map(|v| FieldViolation::new(v.field, v.description)).collect::<Vec<_>>();
     Status::with_error_details(Code::InvalidArgument, lines.join("; "), ErrorDetails::with_bad_request(fields))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_the_next_and_an_engine_that_ended_is_a_bug() {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let labels = LabelSet::new(vec!["sad".into(), "joyful".into()]).unwrap();
+        let desk = Desk { queue, labels };
+        let asked = || predict::dialogue("d".into(), &[Spoken { speaker: "Ann".into(), text: "Hi.".into() }]);
+        for _ in 0..QUEUE {
+            let (answer, _) = oneshot::channel();
+            desk.queue.try_send(Waiting { dialogue: asked(), answer }).map_err(drop).unwrap();
+        }
+        let refused = desk.ask(asked()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        drop(waiting);
+        assert_eq!(desk.ask(asked()).await.unwrap_err().code(), Code::Internal);
+    }
+}
