@@ -1,9 +1,13 @@
 //! What can be typed.
 
+mod predict;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use insula_proto::job::{Objective, Template};
+
+pub use predict::{PredictArgs, PredictorArgs, ServeArgs};
 
 /// Trains and evaluates emotion-recognition language models on whatever machines a lab has.
 #[derive(Debug, Parser)]
@@ -41,6 +45,10 @@ pub enum Command {
     Cancel(JobArgs),
     /// Print a finished job's report, or write it with its adapter and predictions.
     Report(ReportArgs),
+    /// Label the utterances of dialogues with a base and an adapter.
+    Predict(PredictArgs),
+    /// Label dialogues over gRPC.
+    Serve(ServeArgs),
     /// Look at a corpus.
     #[command(subcommand)]
     Corpus(CorpusCommand),

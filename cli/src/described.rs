@@ -13,8 +13,11 @@ const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().f
 const WIDTH: u16 = 80;
 
 /// How lengths spread, part by part.
-const SPREAD: [(&str, fn(Spread) -> u64); 4] =
+const SPREAD: [(&str, PartOf); 4] =
     [("min", |s| s.min), ("median", |s| s.median), ("p95", |s| s.p95), ("max", |s| s.max)];
+
+/// A part of how lengths spread.
+type PartOf = fn(Spread) -> u64;
 
 /// Rows of a table, the first being its header.
 type Rows = Vec<Vec<String>>;

@@ -6,6 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     corpus::{CorpusManifest, LabelSet, Part, Shard, SplitManifest},
+    endpoint::EndpointSpec,
     ids::Digest,
     job::{
         AdapterSpec, BaseSpec, CorpusSpec, DataSpec, EvaluateSpec, JobSpec, LabelsSpec, Parameters, RetrievalSpec,
@@ -57,6 +58,7 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
         train: parsed_train(&train.unwrap_or_default(), found),
         stages: message.stages.into_iter().map(|stage| parsed_stage(stage, found)).collect(),
         evaluate: parsed_evaluate(&evaluate.unwrap_or_default(), found),
+        endpoint: message.endpoint.map_or_else(EndpointSpec::default, Into::into),
     }
 }
 
@@ -141,7 +143,7 @@ fn parsed_evaluate(e: &v1::EvaluateSpec, found: &mut Vec<Violation>) -> Evaluate
     let default = JobSpec::default().evaluate;
     let mut arms = Vec::new();
     for arm in &e.arms {
-        let expected = "zero-shot, trained or shuffled-demonstrations";
+        let expected = "zero-shot, few-shot, trained or shuffled-demonstrations";
         arms.push(word(arm, "evaluate.arms", expected, default.arms[0], found));
     }
     let share = if e.share.is_empty() { "1" } else { &e.share };
@@ -221,12 +223,36 @@ impl From<&JobSpec> for v1::JobSpec {
             labels: Some((&spec.labels).into()),
             retrieval: Some((&spec.retrieval).into()),
             stages: spec.stages.iter().map(v1::StageSpec::from).collect(),
+            endpoint: Some((&spec.endpoint).into()),
         }
     }
 }
 
 fn digest_text(digest: Option<&Digest>) -> String {
     digest.map(Digest::to_string).unwrap_or_default()
+}
+
+impl From<v1::EndpointSpec> for EndpointSpec {
+    fn from(message: v1::EndpointSpec) -> Self {
+        let v1::EndpointSpec { key_env, concurrency, retries, timeout_s, max_usd, .. } = message;
+        let (usd_per_million_input, usd_per_million_output) =
+            (message.usd_per_million_input, message.usd_per_million_output);
+        Self { key_env, concurrency, retries, timeout_s, usd_per_million_input, usd_per_million_output, max_usd }
+    }
+}
+
+impl From<&EndpointSpec> for v1::EndpointSpec {
+    fn from(spec: &EndpointSpec) -> Self {
+        Self {
+            key_env: spec.key_env.clone(),
+            concurrency: spec.concurrency,
+            retries: spec.retries,
+            timeout_s: spec.timeout_s,
+            usd_per_million_input: spec.usd_per_million_input,
+            usd_per_million_output: spec.usd_per_million_output,
+            max_usd: spec.max_usd,
+        }
+    }
 }
 
 impl From<&TrainSpec> for v1::TrainSpec {
@@ -389,6 +415,7 @@ mod tests {
         spec.data.share = "1/16".parse().unwrap();
         spec.base.digest = Some(Digest::of(b"base"));
         spec.evaluate.arms = vec![Arm::Trained];
+        (spec.endpoint.key_env, spec.endpoint.usd_per_million_output) = (String::new(), 0.6);
         spec
     }
 

@@ -6,6 +6,8 @@
     reason = "each test uses its part; tests touch the world"
 )]
 
+pub mod standin;
+
 use std::{
     fs,
     path::{Path, PathBuf},

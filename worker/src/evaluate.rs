@@ -62,9 +62,9 @@ struct Prediction<'a> {
     label: Option<&'a str>,
     /// The label the paper's repair reads.
     paper_label: &'a str,
-    /// Least distance, in nat, between what was chosen and the runner-up.
-    margin: f32,
-    /// Summed log-probability of each label and the end, nat, in the label set's order.
+    /// Least distance, in nat, between what was chosen and the runner-up; `null` where there was none or nobody said.
+    margin: Option<f32>,
+    /// Summed log-probability of each label and the end, nat, in the label set's order; empty where nobody said.
     logprob: Vec<f32>,
 }
 
@@ -137,7 +137,7 @@ fn answer_text(tokenizer: &Tokenizer, setting: &Setting<'_>, scored: &Scored) ->
 }
 
 /// The label of greatest summed log-probability; the first among equals.
-fn likeliest(logprob: &[f32]) -> Label {
+pub(crate) fn likeliest(logprob: &[f32]) -> Label {
     let best = (0..logprob.len()).fold(0, |best, i| if logprob[i] > logprob[best] { i } else { best });
     Label(u16::try_from(best).expect("a label set has at most 1000 labels"))
 }
@@ -151,23 +151,38 @@ fn count(
     counts: &mut Counts,
     lines: &mut Vec<u8>,
 ) -> Option<Label> {
-    let (strict, paper) = (answer::strict(text, setting.labels).label(), answer::paper(text, setting.labels));
-    counts.strict.count(example.gold, strict);
-    counts.paper.count(example.gold, Some(paper));
     counts.close_margins += u64::from(scored.margin < CLOSE);
     counts.dropped_utterances += example.dropped_utterances as u64;
+    write_down(setting, dialogue, example.turn, text, Some(scored), counts, lines)
+}
+
+/// Takes in the answer to a dialogue's turn: counts it, and appends its line. `scored`: what is known beyond the text,
+/// which of a model that is asked elsewhere is nothing. Gives what the text reads as.
+pub fn write_down(
+    setting: &Setting<'_>,
+    dialogue: &Dialogue,
+    turn: usize,
+    text: &str,
+    scored: Option<&Scored>,
+    counts: &mut Counts,
+    lines: &mut Vec<u8>,
+) -> Option<Label> {
+    let utterance = &dialogue.utterances[turn];
+    let (strict, paper) = (answer::strict(text, setting.labels).label(), answer::paper(text, setting.labels));
+    counts.strict.count(utterance.gold, strict);
+    counts.paper.count(utterance.gold, Some(paper));
     counts.samples += 1;
     let prediction = Prediction {
         arm: setting.arm,
         corpus: setting.corpus,
         split: setting.split,
-        id: format!("{}/{}", dialogue.id, dialogue.utterances[example.turn].id),
-        gold: setting.labels.name(example.gold),
+        id: format!("{}/{}", dialogue.id, utterance.id),
+        gold: setting.labels.name(utterance.gold),
         answer: text,
         label: strict.map(|label| setting.labels.name(label)),
         paper_label: setting.labels.name(paper),
-        margin: scored.margin,
-        logprob: scored.label_logprob.clone(),
+        margin: scored.map(|scored| scored.margin),
+        logprob: scored.map(|scored| scored.label_logprob.clone()).unwrap_or_default(),
     };
     serde_json::to_writer(&mut *lines, &prediction).expect("a prediction is plain data, written to memory");
     lines.push(b'\n');

@@ -6,8 +6,8 @@
 //! form which update and slot; [`forest`] merges a slot's sequences into a tree; [`model`] runs forward and backward over
 //! it and [`engine`] is its front; [`weights`] say how much each sample counts, [`reduce`] adds slot gradients;
 //! [`optimizer`] steps the [`adapter`], or all [`parameters`] of the base; [`train`] and [`checkpoint`] are the run;
-//! [`evaluate`], with [`trie`] and [`answer`], turns dialogues into tallies; [`peft`] is the adapter's form on disk,
-//! [`tuned`] that of a base whose weights were all trained. [`seed`] is the only
+//! [`evaluate`], with [`trie`] and [`answer`], turns dialogues into tallies, [`external`] does with a model that is asked
+//! elsewhere, and [`predict`] labels dialogues that have no gold; [`peft`] is the adapter's form on disk, [`tuned`] that of a base whose weights were all trained. [`seed`] is the only
 //! source of chance, [`memory`] says beforehand what a job will take. All of that is plain functions and states; [`shell`] talks to the coordinator.
 
 pub mod adapter;
@@ -18,6 +18,7 @@ pub mod embeddings;
 pub mod encoder;
 pub mod engine;
 pub mod evaluate;
+pub mod external;
 pub mod forest;
 pub mod memory;
 pub mod model;
@@ -25,6 +26,7 @@ pub mod optimizer;
 pub mod parameters;
 pub mod peft;
 pub mod plan;
+pub mod predict;
 pub mod prompt;
 pub mod reduce;
 pub mod retrieve;

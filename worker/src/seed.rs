@@ -35,6 +35,13 @@ pub enum Purpose {
         /// The label's place in its set.
         label: u16,
     },
+    /// How long a request to an endpoint waits before it is tried again.
+    Pause {
+        /// Which request.
+        request: u64,
+        /// Which try, from 1.
+        attempt: u32,
+    },
 }
 
 /// The seed of a stage of the training: the job's own in the first.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use common::write;
 use insula_kernels::{Cpu, Precision};
-use insula_proto::job::{JobSpec, Parameters as What};
+use insula_proto::job::{JobSpec, Objective, Parameters as What};
 use insula_worker::base::{Base, TensorSource};
 use insula_worker::checkpoint::State;
 use insula_worker::engine::{Engine, EvalMode, Example};
@@ -120,9 +120,10 @@ fn training() -> Training {
     spec.train.parameters = What::All;
     (spec.train.epochs, spec.train.batch, spec.train.slot_tokens) = (15, 3, 8);
     (spec.train.lr, spec.train.weight_decay) = (5e-3, 0.01);
-    let samples: Vec<Sample> = (0..5).map(|dialogue| Sample { dialogue, turn: 0 }).collect();
+    let samples: Vec<Sample> =
+        (0..5).map(|dialogue| Sample { dialogue, turn: 0, objective: Objective::Main }).collect();
     let examples: BTreeMap<Sample, Example> = samples.iter().copied().zip(examples()).collect();
-    Training::new(spec, samples, examples, parameters(false))
+    Training::new(spec.training_stages().remove(0), spec.seed, samples, examples, parameters(false))
 }
 
 fn advance(training: &mut Training, engine: &mut Engine<Cpu>, updates: u32) -> Vec<f64> {

@@ -1,11 +1,15 @@
-//! A finished job's report as files: report.json, report.md, predictions.jsonl, adapter/.
+//! A finished job's report as files: report.json, report.md, predictions.jsonl, adapter/ (with insula.json, the card that
+//! says what the adapter was trained for).
 
 use std::path::Path;
 
+use insula_coordinator::report::Report;
 use insula_proto::{
+    corpus::LabelSet,
     ids::{Digest, Hasher},
     v1::{Artifact, GetArtifactRequest, JobReport, JobReportRequest},
 };
+use insula_worker::predict::{CARD_FILE, Card, CardBase};
 use tokio::io::AsyncWriteExt as _;
 
 use super::client::Client;
@@ -37,8 +41,29 @@ pub async fn write(client: &Client, report: &JobReport, folder: &Path) -> Result
         let name = Path::new(&file.name).file_name().ok_or_else(|| odd_name(&file.name))?;
         download(client, &[file], &adapter.join(name)).await?;
     }
+    if !report.adapter.is_empty() {
+        write_whole(&adapter.join(CARD_FILE), card(report)?.to_json().as_bytes()).await?;
+    }
     write_whole(&folder.join("report.md"), report.report_markdown.as_bytes()).await?;
     write_whole(&folder.join("report.json"), report.report_json.as_bytes()).await
+}
+
+/// What the report's adapter was trained for.
+fn card(report: &JobReport) -> Result<Card, Failure> {
+    let wrong = |e: &dyn std::fmt::Display| Failure::Operation(format!("the coordinator's report does not read: {e}"));
+    let report = Report::from_json(&report.report_json).map_err(|e| wrong(&e))?;
+    let made_from = report.provenance;
+    let labels = LabelSet::new(made_from.corpus.labels).map_err(|e| wrong(&e))?;
+    let base = CardBase { source: made_from.base.source, digest: made_from.base.digest };
+    let recipe = made_from.recipe;
+    Ok(Card {
+        insula: made_from.insula_version,
+        base,
+        labels,
+        window: recipe.data.window,
+        template: recipe.data.template,
+        demonstrations: recipe.retrieval.k,
+    })
 }
 
 fn odd_name(name: &str) -> Failure {

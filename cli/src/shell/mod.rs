@@ -13,6 +13,7 @@ mod logging;
 mod memory;
 mod model;
 mod out;
+mod predict;
 mod run;
 mod settings;
 mod worker;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Data(args)) => bench::data::run(&args),
         Command::Corpus(command) => corpus::run(command),
         Command::Model(command) => model::run(command),
+        Command::Predict(args) => predict::run(&args),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::operation("start the async runtime", e))?;
@@ -55,6 +57,9 @@ async fn asynchronous(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Cancel(args) => jobs::cancel(args).await,
         Command::Report(args) => jobs::report(args).await,
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Bench(_) | Command::Corpus(_) | Command::Model(_) => unreachable!("done without a runtime"),
+        Command::Serve(args) => predict::serve(args, verbose).await,
+        Command::Bench(_) | Command::Corpus(_) | Command::Model(_) | Command::Predict(_) => {
+            unreachable!("done without a runtime")
+        }
     }
 }

@@ -111,6 +111,9 @@ async fn finish(args: &RunArgs, client: &Client, job: &str, state: JobState) -> 
 /// Brings the base to this machine first: a bad source or digest is told before anything starts.
 async fn fetch_base(spec: JobSpec, shown: &Shown) -> Result<(), Failure> {
     shown.note(&format!("base {}", spec.base.source));
+    if spec.external().is_some() {
+        return Ok(()); // there is nothing to bring here
+    }
     let predicted = spec.clone();
     let digest = spec.base.digest.as_ref().map(ToString::to_string);
     let resolving = tokio::task::spawn_blocking(move || super::model::resolve(&spec.base.source, digest.as_deref()));

@@ -159,6 +159,17 @@ impl Layout {
         }
     }
 
+    /// The layout of this name in settings, where it has labels of its own that its files do not say.
+    pub fn named(name: &str) -> Option<Self> {
+        [Layout::Meld, Layout::EmoryNlp, Layout::Iemocap].into_iter().find(|layout| layout.as_str() == name)
+    }
+
+    /// The labels of a corpus in this layout that names none of its own; `None` where the layout has none.
+    pub fn label_set(self) -> Option<LabelSet> {
+        let labels = self.labels().iter().map(|&label| label.to_owned()).collect();
+        LabelSet::new(labels).ok()
+    }
+
     /// The label set in prompt order; empty: the layout has none of its own.
     fn labels(self) -> &'static [&'static str] {
         match self {

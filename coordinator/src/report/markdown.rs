@@ -19,6 +19,9 @@ pub fn render(report: &Report) -> String {
         section(&format!("Confusion, {title}"), &rows::confusion(arm, usize::MAX));
     }
     section("Cost", &rows::cost(report));
+    if let Some(rows) = rows::endpoint(report) {
+        section("Cost of the endpoint", &rows);
+    }
     if !report.warnings.is_empty() {
         text += "\n## Warnings\n\n";
         text.extend(report.warnings.iter().map(|warning| format!("- {}\n", escaped(warning))));

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     metric::Metric,
     schedule::{
-        event::{Artifact, Evaluated, PhaseName, Trained},
+        event::{Artifact, Evaluated, ExternalUsage, PhaseName, Trained},
         state::{Job, TaskKind},
     },
 };
@@ -91,6 +91,9 @@ pub struct ArmReport {
     pub samples_per_s: f64,
     /// Greatest memory of any worker.
     pub peak_rss_bytes: u64,
+    /// What the answers took where the base is an endpoint; absent where it was computed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalUsage>,
 }
 
 /// One label's metrics.
@@ -336,6 +339,7 @@ fn arm_report(job: &Job, arm: Arm, part: u32) -> ArmReport {
         seconds,
         samples_per_s: per_second(strict.samples, seconds),
         peak_rss_bytes: parts.iter().map(|part| part.peak_rss_bytes).max().unwrap_or(0),
+        external: ExternalUsage::sum(parts.iter().filter_map(|part| part.external)),
     }
 }
 

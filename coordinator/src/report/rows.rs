@@ -70,6 +70,18 @@ pub(super) fn cost(report: &Report) -> Rows {
     rows
 }
 
+/// What answers of an endpoint cost; `None` where no arm asked one.
+pub(super) fn endpoint(report: &Report) -> Option<Rows> {
+    let mut rows = vec![row(["", "tokens in", "tokens out", "USD", "kept answers"])];
+    for arm in &report.arms {
+        if let Some(e) = &arm.external {
+            let numbers = [e.input_tokens.to_string(), e.output_tokens.to_string(), format!("{:.4}", e.usd)];
+            rows.push([arm.name.clone()].into_iter().chain(numbers).chain([e.cached.to_string()]).collect());
+        }
+    }
+    (rows.len() > 1).then_some(rows)
+}
+
 /// An arm's metrics by label.
 pub(super) fn labels(arm: &ArmReport) -> Rows {
     let mut rows = vec![row(["label", "precision", "recall", "F1", "support"])];

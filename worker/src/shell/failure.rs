@@ -26,6 +26,11 @@ impl Unfinished {
         Self::Failed { class: FailureClass::BadData, message: error.to_string() }
     }
 
+    /// A failure of a model that is asked elsewhere: whoever runs it, or pays for it, has to look.
+    pub fn endpoint(error: impl std::fmt::Display) -> Self {
+        Self::Failed { class: FailureClass::Endpoint, message: error.to_string() }
+    }
+
     /// A failure that should not be possible.
     pub fn bug(error: impl std::fmt::Display) -> Self {
         Self::Failed { class: FailureClass::Bug, message: error.to_string() }

@@ -11,9 +11,11 @@
 mod demonstrations;
 mod embedding;
 mod evaluating;
+mod external;
 mod failure;
 pub mod link;
 mod loaded;
+pub mod predictor;
 mod process;
 mod shards;
 mod tokens;

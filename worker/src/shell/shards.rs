@@ -4,7 +4,7 @@ use insula_proto::{
     corpus::{CorpusManifest, Dialogue, Shard, Split},
     job::{JobSpec, Objective},
     shard,
-    v1::Lease,
+    v1::{EvaluateTask, Lease},
 };
 
 use super::{failure::Unfinished, link::Link, loaded::Loaded};
@@ -25,6 +25,14 @@ pub struct ShardDialogues {
 /// The lease's corpus, parsed.
 pub fn corpus_of(lease: &Lease) -> Result<CorpusManifest, Unfinished> {
     lease.corpus.clone().unwrap_or_default().try_into().map_err(Unfinished::bug)
+}
+
+/// The one shard that an evaluation is of.
+pub fn of_evaluation(task: &EvaluateTask) -> Result<Shard, Unfinished> {
+    match task.shards.as_slice() {
+        [one] => one.clone().try_into().map_err(Unfinished::bug),
+        shards => Err(Unfinished::bug(format!("the lease has {} shards, expected one", shards.len()))),
+    }
 }
 
 /// All dialogues of a split, by shard, in order.

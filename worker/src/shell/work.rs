@@ -17,10 +17,10 @@ use tonic::{
 
 use super::{
     embedding::{self, LoadedEncoder},
-    evaluating,
+    evaluating, external,
     failure::Unfinished,
     link::{Halt, HaltFlag, Link, MESSAGE_BYTES},
-    loaded::Loaded,
+    loaded::{Loaded, spec_of},
     training,
 };
 
@@ -244,6 +244,10 @@ fn compute(kept: &mut Kept, config: &WorkerConfig, lease: &Lease, link: &Link) -
             result
         }
         Some(lease::Task::Evaluate(task)) => {
+            // A base behind an endpoint is asked; the one in memory, if any, stays for the lease after.
+            if let Some(endpoint) = spec_of(lease)?.external() {
+                return external::evaluate(&endpoint, config, lease, task, link);
+            }
             let mut loaded = base(kept)?;
             let result = evaluating::evaluate(&mut loaded, lease, task, link);
             kept.base = Some(loaded);

@@ -13,7 +13,10 @@ use super::invalid;
 use crate::{
     schedule::{
         Grant, Job,
-        event::{Artifact, Checkpoint, Embedded, Evaluated, FailureClass, PhaseName, Progress, Report, Story, Trained},
+        event::{
+            Artifact, Checkpoint, Embedded, Evaluated, ExternalUsage, FailureClass, PhaseName, Progress, Report, Story,
+            Trained,
+        },
         state::{Phase, TaskKind, TaskState},
         tokens::Claim,
     },
@@ -137,7 +140,11 @@ fn task(job: &Job, kind: TaskKind) -> v1::lease::Task {
             shard: Some(shard(split, place)),
             encoder_digest: job.encoder().map(Digest::to_string).unwrap_or_default(),
         }),
-        TaskKind::ZeroShot { .. } | TaskKind::Dev { .. } | TaskKind::Trained { .. } | TaskKind::Shuffled { .. } => {
+        TaskKind::ZeroShot { .. }
+        | TaskKind::FewShot { .. }
+        | TaskKind::Dev { .. }
+        | TaskKind::Trained { .. }
+        | TaskKind::Shuffled { .. } => {
             let (split, place) = job.shard_of(kind).expect("an evaluation is of a shard");
             let retrieves = kind.arm() != Some(Arm::ZeroShot);
             let of_shard = embeddings(split).into_iter().skip(place).take(1);
@@ -148,6 +155,8 @@ fn task(job: &Job, kind: TaskKind) -> v1::lease::Task {
                 adapter,
                 train_embeddings: if retrieves { embeddings(Split::Train) } else { vec![] },
                 embeddings: of_shard.filter(|_| retrieves).collect(),
+                spent_usd: ExternalUsage::sum(job.evaluated(|_| true).iter().filter_map(|e| e.external))
+                    .map_or(0.0, |e| e.usd),
             })
         }
     }
@@ -236,6 +245,7 @@ pub(super) fn parsed_report(report: Option<v1::report_request::Report>) -> Resul
             peak_rss_bytes: e.peak_rss_bytes,
             predictions: parsed_artifact(e.predictions.unwrap_or_default())?,
             copied: e.copied,
+            external: e.external.map(parsed_usage),
         }),
         Wire::Embedded(e) => Report::Embedded(Embedded {
             encoder: e.encoder_digest.parse().map_err(invalid("embedded.encoder_digest"))?,
@@ -250,12 +260,18 @@ pub(super) fn parsed_report(report: Option<v1::report_request::Report>) -> Resul
     })
 }
 
+fn parsed_usage(usage: v1::ExternalUsage) -> ExternalUsage {
+    let v1::ExternalUsage { input_tokens, output_tokens, usd, cached } = usage;
+    ExternalUsage { input_tokens, output_tokens, usd: finite(usd), cached }
+}
+
 /// A class nobody named is ours.
 fn failure_class(class: v1::FailureClass) -> FailureClass {
     match class {
         v1::FailureClass::LostWorker => FailureClass::LostWorker,
         v1::FailureClass::OutOfMemory => FailureClass::OutOfMemory,
         v1::FailureClass::BadData => FailureClass::BadData,
+        v1::FailureClass::Endpoint => FailureClass::Endpoint,
         v1::FailureClass::Bug | v1::FailureClass::Unspecified => FailureClass::Bug,
     }
 }
