@@ -85,10 +85,7 @@ impl Client {
         if !state.is_dir() {
             return Self::to(USUAL_ADDRESS).await;
         }
-        let serving = Serving::start(CoordinatorConfig::new(state.clone(), ANY_PORT)).await?;
-        let mut client = Self::to(&serving.url()).await?;
-        client.serving = Some(serving);
-        Ok(client)
+        Self::over(Serving::start(CoordinatorConfig::new(state.clone(), ANY_PORT)).await?).await
     }
 
     /// The coordinator that serves this state directory now.
@@ -96,6 +93,16 @@ impl Client {
     async fn serving_already(state: &Path) -> Option<Self> {
         let address = std::fs::read_to_string(state.join(ADDRESS_FILE)).ok()?;
         Self::to(address.trim()).await.ok()
+    }
+
+    /// Connects to a coordinator of this process, which stops with [`Client::close`].
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn over(serving: Serving) -> Result<Self, Failure> {
+        let mut client = Self::to(&serving.url()).await?;
+        client.serving = Some(serving);
+        Ok(client)
     }
 
     /// Connects to a running coordinator.

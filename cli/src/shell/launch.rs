@@ -25,8 +25,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(120);
 pub struct Launch {
     /// The coordinator, `http://HOST:PORT`.
     pub coordinator: String,
-    /// The only job they work for.
-    pub job: String,
+    /// The only job they work for; `None`: any.
+    pub job: Option<String>,
     /// How many.
     pub workers: u32,
     /// Threads of each; `None`: the cores shared between them.
@@ -107,7 +107,8 @@ fn spawn(launch: &Launch, place: u32) -> Result<(Child, ChildStdin), Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = launch.threads.unwrap_or_else(|| (cores / launch.workers.max(1) as usize).max(1));
     let mut command = Command::new(program);
-    command.args(["worker", "--attached", "--coordinator", &launch.coordinator, "--job", &launch.job]);
+    command.args(["worker", "--attached", "--coordinator", &launch.coordinator]);
+    command.args(launch.job.iter().flat_map(|job| ["--job", job]));
     command.args(["--name", &format!("local-{place}"), "--threads", &threads.to_string()]);
     command.args(std::iter::repeat_n("-v", launch.verbose.into()));
     // A process group of its own: Ctrl-C reaches the parent alone, which then stops its workers politely.

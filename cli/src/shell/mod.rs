@@ -16,10 +16,11 @@ mod out;
 mod predict;
 mod run;
 mod settings;
+mod study;
 mod worker;
 
 use crate::{
-    args::{BenchCommand, Cli, Command},
+    args::{BenchCommand, Cli, Command, ReproduceCommand},
     failure::Failure,
 };
 
@@ -57,6 +58,8 @@ async fn asynchronous(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Cancel(args) => jobs::cancel(args).await,
         Command::Report(args) => jobs::report(args).await,
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Sweep(args) => study::sweep(args, verbose).await,
+        Command::Reproduce(ReproduceCommand::Instructerc(args)) => study::reproduce(args, verbose).await,
         Command::Serve(args) => predict::serve(args, verbose).await,
         Command::Bench(_) | Command::Corpus(_) | Command::Model(_) | Command::Predict(_) => {
             unreachable!("done without a runtime")

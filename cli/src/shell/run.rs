@@ -69,7 +69,7 @@ async fn serve(
         (None, None) => spec_workers(&client, &job).await?,
     };
     shown.note(&format!("{job}: {workers} worker(s), coordinator at {}", serving.url()));
-    let launch = Launch { coordinator: serving.url(), job: job.clone(), workers, threads: args.threads, verbose };
+    let launch = Launch { coordinator: serving.url(), job: Some(job.clone()), workers, threads: args.threads, verbose };
     let mut workers = Workers::start(&launch);
     let ended = tokio::select! {
         ended = follow(&client, &job, "", shown) => ended,

@@ -12,14 +12,18 @@ use crate::{args::SettingsArgs, failure::Failure};
 
 /// The settings of a job. A relative path in the job file is meant from that file's folder.
 pub fn job(args: &SettingsArgs) -> Result<JobSpec, Failure> {
+    whole(unchecked(args)?)
+}
+
+/// The settings of a job before they are checked, its paths as seen from here.
+pub fn unchecked(args: &SettingsArgs) -> Result<JobSpec, Failure> {
     let mut defaults = JobSpec::default();
     let file = args.job.as_deref().map(file_layer).transpose()?;
     if let (Some(path), Some(layer)) = (&args.job, &file) {
         let alone: JobSpec = layered(&defaults, std::slice::from_ref(layer)).map_err(input)?;
         defaults = anchored(alone, path.parent().unwrap_or(Path::new("")));
     }
-    let spec = layered(&defaults, &[environment(), Layer::CommandLine(args.sets.clone())]).map_err(input)?;
-    whole(spec)
+    layered(&defaults, &[environment(), Layer::CommandLine(args.sets.clone())]).map_err(input)
 }
 
 /// A job's settings with what they name read in: the mapping of labels; checked, and with its paths absolute.

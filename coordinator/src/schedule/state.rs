@@ -447,7 +447,8 @@ pub(super) fn tasks_of(spec: &JobSpec, corpus: &CorpusManifest) -> Vec<Task> {
     if spec.trains() {
         let stages = spec.training_stages();
         kinds.extend((0..stages.len()).map(|stage| TaskKind::Train { stage }));
-        for epoch in 1..=stages.last().expect("a training has at least one stage").train.epochs {
+        let epochs = stages.last().expect("a training has at least one stage").train.epochs;
+        for epoch in 1..=if spec.evaluates() { epochs } else { 0 } {
             kinds.extend(shards(Split::Dev).map(|shard| TaskKind::Dev { epoch, shard }));
         }
     }

@@ -229,10 +229,15 @@ impl Fold<'_> {
             }
         }
         let job = self.job(id);
-        let ended = job.trained().len() == job.stages.len();
+        let (ended, evaluates) = (job.trained().len() == job.stages.len(), job.spec.evaluates());
         let training = self.last_stage(id);
-        if training.best.is_none() && ended && training.dev.len() == epochs as usize {
-            training.best = best_epoch(training);
+        if training.best.is_none() && ended {
+            match evaluates {
+                true if training.dev.len() == epochs as usize => training.best = best_epoch(training),
+                true => {}
+                // Nothing is scored: what the training came to is what it leaves.
+                false => training.best = Some(epochs),
+            }
         }
     }
 

@@ -142,12 +142,6 @@ impl JobSpec {
                 check_recipe(&stage.train, &key, check);
             }
         }
-        if let Some(last) = self.stages.last() {
-            let field = format!("stages.{}.objectives", self.stages.len() - 1);
-            check.that(last.objectives.contains(&Objective::Main), &field, || {
-                "the last stage is the one evaluated: expected main among its objectives".into()
-            });
-        }
     }
 
     fn check_objectives(&self, stage: &StageSpec, field: &str, check: &mut Check) {
@@ -165,6 +159,13 @@ impl JobSpec {
 
     fn check_arms(&self, check: &mut Check) {
         let arms = &self.evaluate.arms;
+        if !self.evaluates() {
+            return check.that(arms.is_empty(), "evaluate.arms", || {
+                "the last stage does not learn main, so nothing can be evaluated: expected no arms, for a job that others \
+                 start from, or main among its objectives"
+                    .into()
+            });
+        }
         check.that(!arms.is_empty(), "evaluate.arms", || "is empty: expected zero-shot, trained or both".into());
         let shuffled = arms.contains(&Arm::ShuffledDemonstrations);
         let few = arms.contains(&Arm::FewShot);

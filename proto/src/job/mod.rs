@@ -309,7 +309,13 @@ impl JobSpec {
 
     /// Whether anything is trained.
     pub fn trains(&self) -> bool {
-        self.evaluate.arms.iter().any(|arm| matches!(arm, Arm::Trained | Arm::ShuffledDemonstrations))
+        !self.evaluates()
+            || self.evaluate.arms.iter().any(|arm| matches!(arm, Arm::Trained | Arm::ShuffledDemonstrations))
+    }
+
+    /// Whether its last stage learns what can be evaluated; one that does not is another job's beginning.
+    pub fn evaluates(&self) -> bool {
+        self.stages.last().is_none_or(|stage| stage.objectives.contains(&Objective::Main))
     }
 
     /// Whether any prompt has demonstrations behind it.

@@ -176,35 +176,27 @@ fn check_different(trials: &[Trial]) -> Result<(), SweepError> {
     Ok(())
 }
 
-/// What a trial's training amounts to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Effort {
-    /// Samples of an epoch.
-    pub samples: u64,
-    /// Samples of an update.
-    pub batch: u32,
-    /// Passes over the samples.
-    pub epochs: u32,
-}
-
-impl Effort {
-    /// Updates of the whole training.
-    pub fn updates(&self) -> u64 {
-        self.updates_per_epoch() * u64::from(self.epochs)
+/// For [`Match::Updates`](super::Match::Updates): every job takes as many updates as the one that takes the most of those
+/// with its share, so that a corpus alone is trained as long as a mix. `samples` are each job's of one pass. Jobs with
+/// stages of their own recipes, and those that train nothing, are left as they are.
+///
+/// # Panics
+/// When there are not as many numbers of samples as jobs.
+pub fn equal_updates(jobs: &mut [&mut JobSpec], samples: &[u64]) {
+    assert_eq!(jobs.len(), samples.len(), "every job has its number of samples");
+    let takes_part = |job: &JobSpec| job.trains() && job.stages.is_empty();
+    let mut most: BTreeMap<String, u32> = BTreeMap::new();
+    for (job, samples) in jobs.iter().zip(samples).filter(|(job, _)| takes_part(job)) {
+        let known = most.entry(job.data.share.to_string()).or_default();
+        *known = updates(job, *samples).max(*known);
     }
-
-    fn updates_per_epoch(&self) -> u64 {
-        self.samples.div_ceil(u64::from(self.batch.max(1)))
+    for job in jobs.iter_mut().filter(|job| takes_part(job)) {
+        job.train.updates = most[&job.data.share.to_string()];
     }
 }
 
-/// For [`Match::Updates`](super::Match::Updates): the epochs with which each takes as nearly as whole epochs can as many
-/// updates as the one that takes the most. What has no samples keeps its epochs.
-pub fn equal_updates(efforts: &[Effort]) -> Vec<u32> {
-    let most = efforts.iter().map(Effort::updates).max().unwrap_or(0);
-    let epochs = |effort: &Effort| match effort.updates_per_epoch() {
-        0 => effort.epochs,
-        one => u32::try_from((most + one / 2) / one).unwrap_or(u32::MAX).max(1),
-    };
-    efforts.iter().map(epochs).collect()
+/// Updates of a job's training over so many samples.
+fn updates(job: &JobSpec, samples: u64) -> u32 {
+    let passes = samples.div_ceil(u64::from(job.train.batch.max(1))) * u64::from(job.train.epochs);
+    if job.train.updates > 0 { job.train.updates } else { u32::try_from(passes).unwrap_or(u32::MAX) }
 }

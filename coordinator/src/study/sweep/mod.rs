@@ -26,7 +26,7 @@ mod file;
 use std::path::PathBuf;
 
 pub use draw::Range;
-pub use expand::{Effort, Trial, arms, equal_updates, expand};
+pub use expand::{Trial, arms, equal_updates, expand};
 use insula_proto::settings::SettingsError;
 
 /// Trials of one sweep, at most: chosen so that a slip of the pen is not queued for a year.

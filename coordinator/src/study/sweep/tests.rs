@@ -177,13 +177,18 @@ fn two_trials_of_one_job_are_refused_by_name() {
 }
 
 #[test]
-fn equal_updates_give_the_smaller_share_more_epochs() {
-    // MELD alone and the mix of all three at 1/16, one epoch in updates of 16: 39 updates against 72.
-    let effort = |samples, epochs| Effort { samples, batch: 16, epochs };
-    let efforts = [effort(9989 / 16, 2), effort((5163 + 9989 + 7551) / 16, 2), effort(322, 2), effort(0, 3)];
-    assert_eq!(efforts.map(|effort| effort.updates()), [78, 178, 42, 0]);
-    assert_eq!(equal_updates(&efforts), [5, 2, 8, 3]);
-    assert!(equal_updates(&[]).is_empty());
+fn with_equal_updates_a_corpus_alone_is_trained_as_long_as_the_mix_of_its_share() {
+    // MELD alone and the mix of all three at 1/16, two epochs in updates of 16: 78 updates against 178.
+    let job = |share: &str| {
+        let mut job = JobSpec::default();
+        (job.train.batch, job.train.epochs) = (16, 2);
+        job.data.share = share.parse().unwrap();
+        job
+    };
+    let mut jobs = [job("1/16"), job("1/16"), job("1/64")];
+    let samples = [9989 / 16, (5163 + 9989 + 7551) / 16, 156];
+    equal_updates(&mut jobs.iter_mut().collect::<Vec<_>>(), &samples);
+    assert_eq!(jobs.map(|job| job.train.updates), [178, 178, 20]);
 }
 
 proptest! {

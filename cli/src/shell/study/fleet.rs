@@ -1,0 +1,136 @@
+//! Who computes a study: a coordinator and workers started here, or a cluster's own.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use insula_coordinator::shell::server::CoordinatorConfig;
+use insula_proto::v1::{Job, JobState};
+use tracing_appender::non_blocking::WorkerGuard;
+
+use super::get;
+use crate::{
+    args::StudyArgs,
+    failure::Failure,
+    progress::state_name,
+    shell::{
+        client::{ANY_PORT, Client, Serving},
+        follow::Shown,
+        launch::{Launch, Workers},
+        logging,
+        run::make_state_directory,
+    },
+};
+
+/// How often jobs are looked at.
+const LOOK: Duration = Duration::from_millis(700);
+
+/// A coordinator, and workers where they were started here.
+pub struct Fleet {
+    client: Client,
+    workers: Option<Workers>,
+    shown: Shown,
+    _log: Option<WorkerGuard>,
+}
+
+impl Fleet {
+    /// The coordinator that was named, or one started here over the state directory, with workers.
+    ///
+    /// # Errors
+    /// When it does not answer, or cannot be started.
+    pub async fn start(args: &StudyArgs, verbose: u8) -> Result<Self, Failure> {
+        let shown = Shown::for_stderr();
+        if let Some(address) = &args.coordinator {
+            return Ok(Self { client: Client::to(address).await?, workers: None, shown, _log: None });
+        }
+        let state = &args.state.state;
+        make_state_directory(state)?;
+        let log = logging::start(verbose, Some((state, "insula.log")));
+        let client = Client::over(Serving::start(CoordinatorConfig::new(state.clone(), ANY_PORT)).await?).await?;
+        let (coordinator, workers) = (client.address.clone(), args.workers);
+        shown.note(&format!("{workers} worker(s), coordinator at {coordinator}"));
+        let workers = Workers::start(&Launch { coordinator, job: None, workers, threads: args.threads, verbose });
+        Ok(Self { client, workers: Some(workers), shown, _log: log })
+    }
+
+    /// A line to the coordinator.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Tells a warning.
+    pub fn warn(&self, text: &str) {
+        self.shown.note(&format!("warning: {text}"));
+    }
+
+    /// Waits until all jobs have ended, telling each as it does, and stops the workers that were started here; gives the
+    /// jobs in order.
+    ///
+    /// # Errors
+    /// When the coordinator or the workers are given up, or the person interrupts: what has ended is kept.
+    pub async fn wait(&mut self, jobs: &[String]) -> Result<Vec<Job>, Failure> {
+        let mut workers = self.workers.take();
+        let given_up = async {
+            match &mut workers {
+                Some(workers) => workers.given_up().await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = self.all_ended(jobs) => ended,
+            failure = given_up => Err(failure),
+            _ = tokio::signal::ctrl_c() => {
+                Err(Failure::Interrupted("what has ended is kept; go on with the same command".into()))
+            }
+        };
+        if let Some(workers) = workers {
+            tokio::select! {
+                () = workers.stop() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        ended
+    }
+
+    async fn all_ended(&self, jobs: &[String]) -> Result<Vec<Job>, Failure> {
+        let mut known: BTreeMap<&String, (String, Option<Job>)> = BTreeMap::new();
+        let mut told = std::collections::BTreeSet::new();
+        loop {
+            for id in jobs {
+                let (etag, job) = known.entry(id).or_default();
+                if job.as_ref().is_some_and(|job| is_final(job.state())) {
+                    continue;
+                }
+                let (news, now) = get(self, id, etag).await?;
+                if news.is_some() {
+                    (*etag, *job) = (now, news);
+                }
+                if let Some(job) = job.as_ref().filter(|job| is_final(job.state()))
+                    && told.insert(id)
+                {
+                    let name = job.spec.as_ref().map_or("", |spec| &spec.name);
+                    let why = if job.failure.is_empty() { String::new() } else { format!(": {}", job.failure) };
+                    let (count, all) = (told.len(), jobs.len());
+                    self.shown.note(&format!("[{count}/{all}] {id} {name}: {}{why}", state_name(job.state())));
+                }
+            }
+            if told.len() == known.len() {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let last = |id: &String| known.get(id).and_then(|(_, job)| job.clone()).unwrap_or_default();
+        Ok(jobs.iter().map(last).collect())
+    }
+
+    /// Stops the coordinator and the workers, where they were started here.
+    pub async fn close(self) {
+        self.shown.finish();
+        if let Some(workers) = self.workers {
+            workers.stop().await;
+        }
+        self.client.close().await;
+    }
+}
+
+fn is_final(state: JobState) -> bool {
+    matches!(state, JobState::Succeeded | JobState::Failed | JobState::Cancelled)
+}
