@@ -120,7 +120,7 @@ fn what_cannot_be_predicted_is_named_and_earlier_output_stands() {
     };
     refused(&["nowhere.jsonl"], "nowhere.jsonl");
     refused(&["--labels", "sad"], "--labels: a label set needs at least 2 labels");
-    refused(&["--corpus-layout", "meldy"], "--corpus-layout 'meldy': expected meld or emorynlp");
+    refused(&["--corpus-layout", "meldy"], "--corpus-layout 'meldy': expected meld, emorynlp or iemocap");
     fs::remove_file(home.join("out/adapter/insula.json")).unwrap();
     refused(&["--base", "base"], "no labels: expected --labels, --corpus-layout, or an adapter with insula.json");
     refused(&["--labels", "sad,joyful"], "no base: expected --base");

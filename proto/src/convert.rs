@@ -78,14 +78,14 @@ fn parsed_data(data: &v1::DataSpec, found: &mut Vec<Violation>) -> DataSpec {
 }
 
 fn parsed_retrieval(message: v1::RetrievalSpec, found: &mut Vec<Violation>) -> RetrievalSpec {
-    let v1::RetrievalSpec { k, encoder, digest, training, balanced } = message;
+    let v1::RetrievalSpec { k, encoder, encoder_digest, training, balanced } = message;
     if k == 0 && encoder.is_empty() {
         return RetrievalSpec::default();
     }
     RetrievalSpec {
         k,
         encoder,
-        digest: parsed_digest(&digest, "retrieval.digest", found),
+        encoder_digest: parsed_digest(&encoder_digest, "retrieval.encoder_digest", found),
         training: word(&training, "retrieval.training", "any or same-label", Default::default(), found),
         balanced,
     }
@@ -146,12 +146,12 @@ fn parsed_evaluate(e: &v1::EvaluateSpec, found: &mut Vec<Violation>) -> Evaluate
         let expected = "zero-shot, few-shot, trained or shuffled-demonstrations";
         arms.push(word(arm, "evaluate.arms", expected, default.arms[0], found));
     }
-    let share = if e.share.is_empty() { "1" } else { &e.share };
+    let dialogues = if e.dialogues.is_empty() { "1" } else { &e.dialogues };
     EvaluateSpec {
         mode: word(&e.mode, "evaluate.mode", "greedy or score", default.mode, found),
         max_new_tokens: e.max_new_tokens,
         arms,
-        share: parsed(share, "evaluate.share", default.share, found),
+        dialogues: parsed(dialogues, "evaluate.dialogues", default.dialogues, found),
         merge: e.merge,
     }
 }
@@ -285,7 +285,7 @@ impl From<&EvaluateSpec> for v1::EvaluateSpec {
             max_new_tokens: e.max_new_tokens,
             arms: e.arms.iter().map(name_of).collect(),
             merge: e.merge,
-            share: e.share.to_string(),
+            dialogues: e.dialogues.to_string(),
         }
     }
 }
@@ -303,7 +303,7 @@ impl From<&RetrievalSpec> for v1::RetrievalSpec {
         Self {
             k: retrieval.k,
             encoder: retrieval.encoder.clone(),
-            digest: digest_text(retrieval.digest.as_ref()),
+            encoder_digest: digest_text(retrieval.encoder_digest.as_ref()),
             training: name_of(&retrieval.training),
             balanced: retrieval.balanced,
         }
@@ -433,7 +433,7 @@ mod tests {
         spec.retrieval.training = crate::job::Candidates::SameLabel;
         spec.adapter.from = "job-3".into();
         spec.train.class_weights = crate::job::ClassWeights::Balanced;
-        spec.evaluate.share = "1/8".parse().unwrap();
+        spec.evaluate.dialogues = "1/8".parse().unwrap();
         spec
     }
 

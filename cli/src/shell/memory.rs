@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use insula_coordinator::{corpus::Corpus, shell::corpora::read_splits};
+use insula_coordinator::{corpus::Corpus, shell::corpora::read_job};
 use insula_proto::{
     corpus::Split,
     ids::Digest,
@@ -31,7 +31,9 @@ const UNASKED_BYTES_MAX: u64 = 48 << 20;
 pub fn note(spec: &JobSpec) -> Option<String> {
     let digest = spec.base.digest.as_ref().map(Digest::as_str);
     let base = fetch::at_hand(&spec.base.source, digest, &default_cache_dir()?).ok()?;
-    if folder_bytes(Path::new(&spec.corpus.path))? > UNASKED_BYTES_MAX {
+    let corpora = spec.all_corpora();
+    let bytes = corpora.iter().map(|(_, corpus)| folder_bytes(Path::new(&corpus.path))).sum::<Option<u64>>()?;
+    if bytes > UNASKED_BYTES_MAX {
         return None;
     }
     let memory = of_job(spec, &base.path).ok()?;
@@ -62,7 +64,7 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
     let input = |e: &dyn std::fmt::Display| Failure::Input(e.to_string());
     let base = Base::open(path).map_err(|e| input(&e))?;
     let tokenizer = base.tokenizer().map_err(|e| input(&e))?;
-    let corpus = read_splits(&spec.corpus, &Split::ALL).map_err(|e| input(&e))?;
+    let corpus = pooled(read_job(spec, &Split::ALL).map_err(|e| input(&e))?);
     let (window, new_tokens) = (spec.data.window as usize, spec.evaluate.max_new_tokens as usize);
     let form = Form::of(Objective::Main, spec.data.template, &corpus.labels, 0..0);
     let task = Prompter::new(&tokenizer, form, window, base.config.context, new_tokens);
@@ -103,6 +105,18 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
         slots,
         forest_tokens,
     }))
+}
+
+/// All corpora as one, their dialogues one after the other.
+fn pooled(corpora: Vec<Corpus>) -> Corpus {
+    let mut corpora = corpora.into_iter();
+    let mut whole = corpora.next().expect("a job has at least one corpus");
+    for corpus in corpora {
+        for (split, dialogues) in corpus.splits {
+            whole.splits.entry(split).or_default().extend(dialogues);
+        }
+    }
+    whole
 }
 
 /// Tree tokens of a stage's longest slot, and the most slots of an update where that matters.

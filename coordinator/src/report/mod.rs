@@ -50,7 +50,7 @@ pub struct Report {
 /// One arm on one split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArmReport {
-    /// `zero-shot`, `trained` or `shuffled-demonstrations`.
+    /// `zero-shot`, `few-shot`, `trained` or `shuffled-demonstrations`.
     pub name: String,
     /// The corpus's name.
     pub corpus: String,

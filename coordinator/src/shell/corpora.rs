@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, io::Read as _, path::Path};
 
 use insula_proto::{
     corpus::Split,
-    job::{CorpusSpec, LabelsSpec},
+    job::{CorpusSpec, JobSpec, LabelsSpec},
 };
 
 use crate::corpus::{
@@ -39,6 +39,17 @@ pub fn survey_corpus(spec: &CorpusSpec, labels: &LabelsSpec, called: Option<&str
 /// See [`CorpusError`]; the first thing that is wrong, with file and row.
 pub fn read_splits(spec: &CorpusSpec, splits: &[Split]) -> Result<Corpus, CorpusError> {
     survey_splits(spec, splits, COLLECTED_BYTES_MAX)?.collect()
+}
+
+/// The splits asked for, of all corpora of a job one after the other, in memory, labels mapped.
+///
+/// # Errors
+/// As [`read_splits`]; and as [`Surveyed::mapped`].
+pub fn read_job(spec: &JobSpec, splits: &[Split]) -> Result<Vec<Corpus>, CorpusError> {
+    let read = |(name, corpus): (Option<&str>, &CorpusSpec)| {
+        survey_splits(corpus, splits, COLLECTED_BYTES_MAX)?.mapped(&spec.labels, name)?.collect()
+    };
+    spec.all_corpora().into_iter().map(read).collect()
 }
 
 fn survey_splits(spec: &CorpusSpec, splits: &[Split], bytes_max: u64) -> Result<Surveyed, CorpusError> {
@@ -159,8 +170,6 @@ fn whole_file(path: &Path) -> Result<WholeFile, CorpusError> {
 
 #[cfg(test)]
 mod tests {
-    use insula_proto::job::JobSpec;
-
     use super::*;
 
     fn spec(path: impl Into<String>) -> CorpusSpec {

@@ -80,7 +80,7 @@ type Part = (Split, Vec<Dialogue>);
 pub async fn shard_job(spec: &JobSpec, artifacts: &Artifacts) -> Result<Sharded, ShardingError> {
     let (mut corpora, mut descriptions) = (Vec::new(), Vec::new());
     for (name, corpus) in spec.all_corpora() {
-        let sharded = shard_corpus(corpus, name, &spec.labels, spec.evaluate.share, artifacts).await?;
+        let sharded = shard_corpus(corpus, name, &spec.labels, spec.evaluate.dialogues, artifacts).await?;
         let called = name.map_or_else(|| sharded.0.name.clone(), String::from);
         corpora.push((called, sharded.0));
         descriptions.push(sharded.1);
@@ -113,12 +113,13 @@ async fn shard_corpus(
     let mut stored = ReceiverStream::new(parts).map(stored).buffered(IN_FLIGHT);
     let mut splits: BTreeMap<Split, SplitManifest> =
         surveyed.splits().map(|split| (split, Default::default())).collect();
-    let mut speakers = 0;
-    while let Some((split, shard, of_shard)) = stored.try_next().await? {
+    while let Some((split, shard)) = stored.try_next().await? {
         splits.entry(split).or_default().shards.push(shard);
-        speakers = of_shard.max(speakers);
     }
     let description = reading.await?;
+    // Of the whole corpus, whatever share of it is evaluated: a speaker's number is the same in every job.
+    let speakers = description.splits.values().map(|split| split.most_speakers).max().unwrap_or(0);
+    let speakers = u32::try_from(speakers).expect("a dialogue in memory has fewer than 2^32 speakers");
     Ok((shard::manifest(surveyed.name(), surveyed.labels(), speakers, splits), description))
 }
 
@@ -151,23 +152,21 @@ fn read_parts(surveyed: &Surveyed, evaluated: Share, parts: &mpsc::Sender<Result
     describer.finish(surveyed.name(), surveyed.layout(), |split| surveyed.left_out(split))
 }
 
-/// The stored shard of a part, and the number of speakers of its dialogue with the most.
 async fn store(
     part: Result<Part, CorpusError>,
     cores: Arc<Semaphore>,
     artifacts: &Artifacts,
-) -> Result<(Split, Shard, u32), ShardingError> {
+) -> Result<(Split, Shard), ShardingError> {
     let (split, part) = part?;
     let count = |n: usize| u32::try_from(n).expect("a dialogue in memory has fewer than 2^32 utterances");
     let (dialogues, utterances) = (count(part.len()), count(part.iter().map(|d| d.utterances.len()).sum()));
-    let speakers = part.iter().flat_map(|d| &d.utterances).map(|u| u.speaker + 1).max().unwrap_or(0);
     let bytes = {
         let _core = cores.acquire_owned().await.expect("the semaphore is never closed");
         spawn_blocking(move || encode(&part)).await?
     };
     let size = bytes.len() as u64;
     let digest = artifacts.put(Bytes::from(bytes)).await?;
-    Ok((split, Shard { digest, bytes: size, dialogues, utterances, part: 0 }, speakers))
+    Ok((split, Shard { digest, bytes: size, dialogues, utterances, part: 0 }))
 }
 
 #[cfg(test)]

@@ -278,7 +278,7 @@ fn base_job(asked: &Asked, name: String, seed: u64, epochs: u32) -> JobSpec {
         Some(updates) => (1, updates),
         None => (epochs, 0),
     };
-    spec.evaluate.share = effort.evaluated;
+    spec.evaluate.dialogues = effort.evaluated;
     spec.evaluate.arms = vec![Arm::Trained];
     spec
 }

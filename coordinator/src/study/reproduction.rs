@@ -48,6 +48,11 @@ fn notes(plan: &[Experiment]) -> Vec<String> {
                           the answer away";
     let mut notes = vec!["unreadable answers count as wrong".to_owned(), demonstrations.to_owned()];
     notes.push("no LoRA dropout (the paper: 0.05)".into());
+    notes.push(
+        "data scaling: ours, single too, is the main prompt with unified labels; the paper prints its whole method's \
+         numbers for single at share 1"
+            .into(),
+    );
     if plan.iter().all(|experiment| experiment.spec.train.updates > 0) {
         notes.push("every training takes the same number of updates, whatever its samples".into());
     }

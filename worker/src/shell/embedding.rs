@@ -37,7 +37,7 @@ pub fn embed(
 ) -> Result<(), Unfinished> {
     let began = Instant::now();
     let (spec, corpus) = (spec_of(lease)?, corpus_of(lease)?);
-    let encoder = loaded(at_hand, config, &spec.retrieval.encoder, spec.retrieval.digest.as_ref())?;
+    let encoder = loaded(at_hand, config, &spec.retrieval.encoder, spec.retrieval.encoder_digest.as_ref())?;
     if !task.encoder_digest.is_empty() && task.encoder_digest != encoder.digest() {
         let (source, found, expected) = (&spec.retrieval.encoder, encoder.digest(), &task.encoder_digest);
         return Err(Unfinished::bad_data(format!(

@@ -52,6 +52,9 @@ async fn computed(fleet: &mut Fleet, jobs: &[Asked]) -> Result<Vec<Result<Outcom
     Ok(outcomes)
 }
 
+/// Tries of a trial at most: one that failed is tried again by whoever asks for it again.
+const TRIES: u32 = 100;
+
 fn named(name: &str, failure: Failure) -> Failure {
     match failure {
         Failure::Input(text) => Failure::Input(format!("{name}: {text}")),
@@ -60,13 +63,22 @@ fn named(name: &str, failure: Failure) -> Failure {
 }
 
 async fn submit(fleet: &Fleet, spec: &JobSpec) -> Result<String, Failure> {
-    let text = serde_json::to_vec(spec).expect("settings are plain data");
-    let request_id = format!("trial {}", Digest::of(&text));
-    let request = SubmitRequest { request_id, spec: Some(spec.into()) };
     let client = fleet.client();
-    let answer = client.jobs().submit(request).await.map_err(|status| client.failure(&status))?.into_inner();
-    answer.warnings.iter().for_each(|warning| fleet.warn(warning));
-    Ok(answer.job_id)
+    let trial = Digest::of(&serde_json::to_vec(spec).expect("settings are plain data"));
+    let mut last = String::new();
+    for attempt in 1..=TRIES {
+        let request_id = format!("trial {trial} {attempt}");
+        let request = SubmitRequest { request_id, spec: Some(spec.into()) };
+        let answer = client.jobs().submit(request).await.map_err(|status| client.failure(&status))?.into_inner();
+        answer.warnings.iter().for_each(|warning| fleet.warn(warning));
+        last = answer.job_id;
+        let (job, _) = get(fleet, &last, "").await?;
+        let lost = job.is_some_and(|job| matches!(job.state(), JobState::Failed | JobState::Cancelled));
+        if !(answer.existed && lost) {
+            break;
+        }
+    }
+    Ok(last)
 }
 
 /// What came of a job that has ended.

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use insula_coordinator::{
-    shell::corpora::read_splits,
+    corpus::Corpus,
+    shell::corpora::read_job,
     study::{
         instructerc::{Asked, Effort, Experiment, plan},
         outcome::Outcome,
@@ -117,12 +118,9 @@ fn match_updates(plan: &mut [Experiment]) -> Result<(), Failure> {
 
 /// Samples of one pass of a job's training.
 pub(super) fn pass_of(spec: &JobSpec) -> Result<u64, Failure> {
-    let mut utterances = Vec::new();
-    for (_, corpus) in spec.all_corpora() {
-        let read = read_splits(corpus, &[Split::Train]).map_err(|e| Failure::Input(e.to_string()))?;
-        utterances.push(read.splits[&Split::Train].iter().map(|d| d.utterances.len() as u64).sum());
-    }
-    Ok(spec.sampled(&utterances))
+    let corpora = read_job(spec, &[Split::Train]).map_err(|e| Failure::Input(e.to_string()))?;
+    let utterances = |corpus: &Corpus| corpus.splits[&Split::Train].iter().map(|d| d.utterances.len() as u64).sum();
+    Ok(spec.sampled(&corpora.iter().map(utterances).collect::<Vec<_>>()))
 }
 
 /// The report's files, by name.

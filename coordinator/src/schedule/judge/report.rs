@@ -120,7 +120,7 @@ fn fits_embedded(job: &Job, index: TaskIndex, embedded: &Embedded) -> Result<(),
         let task = job.what(index);
         return Err(Refusal::WrongRows { job: job.id, task, expected, found: embedded.rows });
     }
-    match job.encoder().or(job.spec.retrieval.digest.as_ref()) {
+    match job.encoder().or(job.spec.retrieval.encoder_digest.as_ref()) {
         Some(encoder) if *encoder != embedded.encoder => {
             Err(Refusal::OtherEncoder { job: job.id, expected: encoder.clone(), found: embedded.encoder.clone() })
         }

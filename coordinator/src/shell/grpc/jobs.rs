@@ -182,12 +182,12 @@ fn unreadable(error: sqlx::Error) -> Status {
     Status::internal(format!("the journal cannot be read: {error}"))
 }
 
-/// Splits of which `evaluate.share` leaves nothing to evaluate.
+/// Splits of which `evaluate.dialogues` leaves nothing to evaluate.
 fn empty_splits(corpus: &CorpusManifest, spec: &JobSpec) -> Vec<Violation> {
     let empty = corpus.splits.iter().filter(|(_, manifest)| manifest.shards.is_empty());
     let violation = |(split, _): (&Split, _)| Violation {
-        field: "evaluate.share".into(),
-        description: format!("{} leaves no dialogue of {split}: expected a larger share", spec.evaluate.share),
+        field: "evaluate.dialogues".into(),
+        description: format!("{} leaves no dialogue of {split}: expected a larger share", spec.evaluate.dialogues),
     };
     empty.map(violation).collect()
 }
