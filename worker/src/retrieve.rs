@@ -1,8 +1,8 @@
 //! Demonstrations: for an utterance, the most alike utterances of the training split, with their labels.
 //!
 //! The paper describes this and its authors published no code, so what follows is our reading of it:
-//! - what may be shown is every utterance of the training split, known by its text alone: the speaker's identity and
-//!   the history are not embedded and not shown;
+//! - what may be shown are utterances of the training split (the shell gives those that the job's share keeps), known by
+//!   their text alone: the speaker's identity and the history are not embedded and not shown;
 //! - labels are balanced: of each label as many utterances are kept as the rarest label that occurs has, drawn by the
 //!   seed ([`Balance::Rarest`]), or all are kept ([`Balance::Off`]);
 //! - alike means the greatest cosine, found exactly, by looking at all of them;

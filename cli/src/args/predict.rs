@@ -18,7 +18,7 @@ pub struct PredictorArgs {
     /// The label set, in prompt order.
     #[arg(long, value_name = "A,B,...", value_delimiter = ',', conflicts_with = "corpus_layout")]
     pub labels: Vec<String>,
-    /// Take the label set of this corpus layout: meld or emorynlp.
+    /// Take the label set of this corpus layout: meld, emorynlp or iemocap.
     #[arg(long, value_name = "LAYOUT")]
     pub corpus_layout: Option<String>,
     /// Preceding utterances in a prompt; 12 where insula.json does not say otherwise.

@@ -26,7 +26,7 @@ pub async fn run(args: DoctorArgs) -> Result<(), Failure> {
         let predicted = super::memory::of_settings(&args.settings)?;
         let (found, good) = super::memory::line(&predicted, free_bytes());
         findings.push(Finding { what: "the job's memory", good, found });
-        job = Some(serde_json::json!({ "peak": predicted.peak(), "parts": predicted }));
+        job = Some(serde_json::json!({ "peak": predicted.memory.peak(), "parts": predicted.memory }));
     }
     if args.json {
         let version = crate::VERSION_TEXT;

@@ -97,6 +97,13 @@ impl Shown {
         }
     }
 
+    /// How far something is, where that can be shown in place.
+    pub fn progress(&self, progress: &Progress) {
+        if let Self::Bar(bar) = self {
+            show_progress(bar, progress);
+        }
+    }
+
     /// Takes the bar away.
     pub fn finish(&self) {
         if let Self::Bar(bar) = self {

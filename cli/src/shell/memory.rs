@@ -36,8 +36,20 @@ pub fn note(spec: &JobSpec) -> Option<String> {
     if bytes > UNASKED_BYTES_MAX {
         return None;
     }
-    let memory = of_job(spec, &base.path).ok()?;
-    Some(format!("memory: {}", line(&memory, super::doctor::free_bytes()).0))
+    let forecast = of_job(spec, &base.path).ok()?;
+    Some(format!("memory: {}", line(&forecast, super::doctor::free_bytes()).0))
+}
+
+/// What is told of a job before it is computed.
+pub struct Forecast {
+    /// Of a worker.
+    pub memory: Memory,
+    /// Prompts that are evaluated, with the whole of dev and test.
+    prompts: usize,
+    /// Those of them that are longer than the base's context.
+    truncated: usize,
+    /// Oldest utterances left out of these.
+    dropped_utterances: usize,
 }
 
 #[expect(clippy::disallowed_methods, reason = "looks how large a corpus is before reading it")]
@@ -50,8 +62,11 @@ fn folder_bytes(folder: &Path) -> Option<u64> {
 ///
 /// # Errors
 /// As [`of_job`], and when the settings cannot be worked with or the base cannot be had.
-pub fn of_settings(args: &SettingsArgs) -> Result<Memory, Failure> {
+pub fn of_settings(args: &SettingsArgs) -> Result<Forecast, Failure> {
     let spec = settings::job(args)?;
+    if let Some(endpoint) = spec.external() {
+        return Err(Failure::Input(format!("{endpoint} is asked elsewhere: it takes no memory here worth telling")));
+    }
     let base = resolve(&spec.base.source, spec.base.digest.as_ref().map(Digest::as_str))?;
     of_job(&spec, &base.path)
 }
@@ -60,7 +75,7 @@ pub fn of_settings(args: &SettingsArgs) -> Result<Memory, Failure> {
 ///
 /// # Errors
 /// When the base or the corpus cannot be read.
-pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
+pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Forecast, Failure> {
     let input = |e: &dyn std::fmt::Display| Failure::Input(e.to_string());
     let base = Base::open(path).map_err(|e| input(&e))?;
     let tokenizer = base.tokenizer().map_err(|e| input(&e))?;
@@ -82,10 +97,16 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
             (slot_tokens, slots) = (slot_tokens.max(longest), slots.max(most));
         }
     }
-    let mut forest_tokens = 0;
+    let (mut forest_tokens, mut prompts, mut truncated, mut dropped_utterances) = (0, 0, 0, 0);
     for split in [Split::Dev, Split::Test].into_iter().filter(|split| trained || *split == Split::Test) {
-        let longest = memory::longest_forest(&examples(split)?, spec.train.slot_tokens as usize, trie.nodes());
+        let examples = examples(split)?;
+        let longest = memory::longest_forest(&examples, spec.train.slot_tokens as usize, trie.nodes());
         forest_tokens = forest_tokens.max(longest);
+        for example in examples.iter().flatten() {
+            prompts += 1;
+            truncated += usize::from(example.dropped_utterances > 0);
+            dropped_utterances += example.dropped_utterances;
+        }
     }
     let targets = spec.adapter.targets.iter().filter_map(|name| Target::named(name)).collect();
     let adapter = AdapterConfig { r: spec.adapter.r as usize, alpha: f64::from(spec.adapter.alpha), targets };
@@ -93,7 +114,7 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
     let (recompute, merge) = (spec.train.recompute, spec.evaluate.merge);
     let base_bytes = base.bytes();
     let model = &base.config;
-    Ok(memory::predict(&Plan {
+    let memory = memory::predict(&Plan {
         model,
         base_bytes,
         precision,
@@ -104,7 +125,8 @@ pub fn of_job(spec: &JobSpec, path: &Path) -> Result<Memory, Failure> {
         slot_tokens,
         slots,
         forest_tokens,
-    }))
+    });
+    Ok(Forecast { memory, prompts, truncated, dropped_utterances })
 }
 
 /// All corpora as one, their dialogues one after the other.
@@ -153,7 +175,8 @@ fn largest_update(
 }
 
 /// The prediction in a line, and whether so much is free.
-pub fn line(memory: &Memory, free: Option<u64>) -> (String, bool) {
+pub fn line(forecast: &Forecast, free: Option<u64>) -> (String, bool) {
+    let Forecast { memory, prompts, truncated, dropped_utterances } = forecast;
     let gigabytes = |bytes: u64| format!("{:.2} GB", bytes as f64 / 1e9);
     let peak = memory.peak();
     let mut line = format!(
@@ -165,6 +188,12 @@ pub fn line(memory: &Memory, free: Option<u64>) -> (String, bool) {
     let fits = free.is_none_or(|free| peak <= free);
     if let (false, Some(free)) = (fits, free) {
         line += &format!("; {} are free: lower train.slot_tokens, or set train.recompute = true", gigabytes(free));
+    }
+    if *truncated > 0 {
+        line += &format!(
+            "; {truncated} of {prompts} prompts are longer than the base's context: {dropped_utterances} of their oldest \
+             utterances are left out"
+        );
     }
     (line, fits)
 }

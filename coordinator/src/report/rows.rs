@@ -76,7 +76,7 @@ pub(super) fn endpoint(report: &Report) -> Option<Rows> {
     for arm in &report.arms {
         if let Some(e) = &arm.external {
             let numbers = [e.input_tokens.to_string(), e.output_tokens.to_string(), format!("{:.4}", e.usd)];
-            rows.push([arm.name.clone()].into_iter().chain(numbers).chain([e.cached.to_string()]).collect());
+            rows.push([title(report, arm)].into_iter().chain(numbers).chain([e.cached.to_string()]).collect());
         }
     }
     (rows.len() > 1).then_some(rows)

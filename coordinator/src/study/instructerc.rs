@@ -253,7 +253,7 @@ fn scaling(asked: &Asked, seed: u64, plan: &mut Vec<Experiment>) {
                 let total = plan.last_mut().expect("the total mix was planned just now");
                 total.places.extend(places(published));
             } else if several {
-                let mut spec = job(format!("{} mix", published.as_str().to_lowercase()));
+                let mut spec = job(published.as_str().to_lowercase());
                 spec.corpora = asked.corpora.iter().cloned().collect();
                 spec.data.mix = mix;
                 let keys = asked.corpora.iter().map(|(key, _)| key.clone()).collect();

@@ -114,8 +114,11 @@ fn cell((table, row, mix, key): &Row, of: &Of<'_>) -> Cell {
     }
 }
 
+/// A row of one of the tables.
+type TableRow = (TableName, &'static str);
+
 /// Pairs of rows that the paper's claims are about.
-const PAIRS: [((TableName, &str), (TableName, &str)); 7] = [
+const PAIRS: [(TableRow, TableRow); 7] = [
     ((TableName::Main, WHOLE), (TableName::Main, PLAIN)),
     ((TableName::Main, WHOLE), (TableName::Main, ZERO_SHOT)),
     ((TableName::Main, WHOLE), (TableName::Main, ALL)),

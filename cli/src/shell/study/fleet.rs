@@ -1,6 +1,10 @@
 //! Who computes a study: a coordinator and workers started here, or a cluster's own.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use insula_coordinator::shell::server::CoordinatorConfig;
 use insula_proto::v1::{Job, JobState};
@@ -28,6 +32,8 @@ pub struct Fleet {
     client: Client,
     workers: Option<Workers>,
     shown: Shown,
+    /// Warnings that were told: jobs of a study mostly share theirs.
+    warned: RefCell<BTreeSet<String>>,
     _log: Option<WorkerGuard>,
 }
 
@@ -39,7 +45,13 @@ impl Fleet {
     pub async fn start(args: &StudyArgs, verbose: u8) -> Result<Self, Failure> {
         let shown = Shown::for_stderr();
         if let Some(address) = &args.coordinator {
-            return Ok(Self { client: Client::to(address).await?, workers: None, shown, _log: None });
+            return Ok(Self {
+                client: Client::to(address).await?,
+                workers: None,
+                shown,
+                warned: RefCell::default(),
+                _log: None,
+            });
         }
         let state = &args.state.state;
         make_state_directory(state)?;
@@ -48,7 +60,7 @@ impl Fleet {
         let (coordinator, workers) = (client.address.clone(), args.workers);
         shown.note(&format!("{workers} worker(s), coordinator at {coordinator}"));
         let workers = Workers::start(&Launch { coordinator, job: None, workers, threads: args.threads, verbose });
-        Ok(Self { client, workers: Some(workers), shown, _log: log })
+        Ok(Self { client, workers: Some(workers), shown, warned: RefCell::default(), _log: log })
     }
 
     /// A line to the coordinator.
@@ -56,8 +68,11 @@ impl Fleet {
         &self.client
     }
 
-    /// Tells a warning.
+    /// Tells a warning, once.
     pub fn warn(&self, text: &str) {
+        if !self.warned.borrow_mut().insert(text.to_owned()) {
+            return;
+        }
         self.shown.note(&format!("warning: {text}"));
     }
 
@@ -92,7 +107,7 @@ impl Fleet {
 
     async fn all_ended(&self, jobs: &[String]) -> Result<Vec<Job>, Failure> {
         let mut known: BTreeMap<&String, (String, Option<Job>)> = BTreeMap::new();
-        let mut told = std::collections::BTreeSet::new();
+        let mut told = BTreeSet::new();
         loop {
             for id in jobs {
                 let (etag, job) = known.entry(id).or_default();
@@ -102,6 +117,9 @@ impl Fleet {
                 let (news, now) = get(self, id, etag).await?;
                 if news.is_some() {
                     (*etag, *job) = (now, news);
+                }
+                if let Some(progress) = job.as_ref().and_then(|job| job.progress.as_ref()) {
+                    self.shown.progress(progress);
                 }
                 if let Some(job) = job.as_ref().filter(|job| is_final(job.state()))
                     && told.insert(id)
