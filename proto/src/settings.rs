@@ -87,8 +87,21 @@ pub fn layered<T: Serialize + DeserializeOwned>(defaults: &T, layers: &[Layer]) 
         }
         last = layer;
     }
-    let merged = settings.build().and_then(Config::try_deserialize);
-    merged.map_err(|problem| SettingsError::Value(format!("{problem} (last layer: {last})")))
+    let wrong = |problem: String| SettingsError::Value(format!("{problem} (last layer: {last})"));
+    let merged = settings.build().map_err(|problem| wrong(problem.to_string()))?;
+    merged.clone().try_deserialize().map_err(|problem| wrong(explained::<T>(&problem.to_string(), merged)))
+}
+
+/// What is wrong with the merged settings, for people. Of a word that is none of those expected, `config` says which
+/// Rust type lacks it; `serde_json` says which words would do, but not where.
+fn explained<T: DeserializeOwned>(problem: &str, merged: Config) -> String {
+    let better = || {
+        let (word, key) = problem.split_once(" does not have variant constructor ")?.1.split_once(" for key ")?;
+        let tree: Value = merged.try_deserialize().ok()?;
+        let expected = serde_json::from_value::<T>(tree).err()?.to_string();
+        expected.starts_with(&format!("unknown variant `{word}`")).then(|| format!("{expected} for key {key}"))
+    };
+    better().unwrap_or_else(|| problem.to_owned())
 }
 
 /// A tree of values as a source for `config`, which merges sources key by key.
@@ -269,7 +282,8 @@ mod tests {
         let message = with_sets(&["data.share=7"]).unwrap_err().to_string();
         assert!(message.contains("'7' is not a share"), "{message}");
         let message = with_sets(&["base.precision=f64"]).unwrap_err().to_string();
-        assert!(message.contains("base.precision") && message.contains("f64"), "{message}");
+        let expected = "unknown variant `f64`, expected one of `f32`, `bf16`, `q8`, `q4` for key `base.precision`";
+        assert!(message.starts_with(expected), "{message}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
     reason = "each test uses its part; tests touch the world"
 )]
 
+pub mod corpora;
 pub mod standin;
 
 use std::{

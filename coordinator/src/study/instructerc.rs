@@ -71,8 +71,8 @@ impl Effort {
     pub fn quick() -> Self {
         Self {
             share: share("1/32"),
-            evaluated: share("1/20"),
-            updates: Some(6),
+            evaluated: share("1/26"),
+            updates: Some(4),
             batch: 8,
             lr: 1e-3,
             lr_all: 2e-5,

@@ -49,6 +49,8 @@ pub fn embed(
     let dialogues = shards::fetch(&corpus, std::slice::from_ref(&shard), link)?.remove(0).dialogues;
     let texts: Vec<&str> = dialogues.iter().flat_map(|d| &d.utterances).map(|u| u.text.as_str()).collect();
     let (stored, cached) = cached_or_made(encoder, &digest, &shard, &texts, link)?;
+    let how = if cached { "were embedded before" } else { "are embedded" };
+    link.log(&format!("{}: {} utterances {how}", lease.what, texts.len()));
     link.report(
         &digest,
         Report::Embedded(Embedded {

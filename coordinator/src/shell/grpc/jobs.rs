@@ -31,19 +31,23 @@ impl Jobs for Desk {
             Some(corpus) => (corpus, vec![]),
             None => {
                 let sharded = self.import(&spec).await.map_err(sharding_status)?;
-                let found = sharded.descriptions.iter().flat_map(|d| preflight(d, spec.trains())).collect();
+                let corpora = spec.all_corpora().into_iter().zip(&sharded.descriptions);
+                let of_corpus = |((name, _), description): ((Option<&str>, _), _)| {
+                    let found = preflight(description, spec.trains()).into_iter();
+                    found.map(|f| (f.severity, violation_of(name, f))).collect::<Vec<_>>()
+                };
+                let found: Vec<_> = corpora.flat_map(of_corpus).collect();
                 (sharded.manifest, found)
             }
         };
         let (refused, told): (Vec<_>, Vec<_>) =
-            Vec::into_iter(found).partition(|f: &Finding| f.severity == Severity::Refuse);
-        let violation = |f: Finding| Violation { field: f.field.into(), description: f.text };
-        let refused: Vec<_> = refused.into_iter().map(violation).chain(empty_splits(&corpus, &spec)).collect();
+            found.into_iter().partition(|(severity, _)| *severity == Severity::Refuse);
+        let refused: Vec<_> = refused.into_iter().map(|(_, v)| v).chain(empty_splits(&corpus, &spec)).collect();
         if !refused.is_empty() {
             return Err(bad_request(refused));
         }
         let mut warnings = warnings(&corpus, &spec);
-        warnings.extend(told.into_iter().map(|finding| format!("{}: {}", finding.field, finding.text)));
+        warnings.extend(told.into_iter().map(|(_, told)| format!("{}: {}", told.field, told.description)));
         let request = schedule::Request::Submit { request_id, spec: Box::new(spec), corpus };
         match self.owner.ask(request).await.map_err(ask_status)? {
             Answer::Submitted { job, existed } => {
@@ -180,6 +184,15 @@ fn etag_of(job: &Job) -> String {
 
 fn unreadable(error: sqlx::Error) -> Status {
     Status::internal(format!("the journal cannot be read: {error}"))
+}
+
+/// What was found of a corpus, under the key of the one it is about, where a job has several.
+fn violation_of(corpus: Option<&str>, Finding { field, text, .. }: Finding) -> Violation {
+    let field = match (corpus, field.strip_prefix("corpus.")) {
+        (Some(name), Some(key)) => format!("corpora.{name}.{key}"),
+        _ => field.to_owned(),
+    };
+    Violation { field, description: text }
 }
 
 /// Splits of which `evaluate.dialogues` leaves nothing to evaluate.
