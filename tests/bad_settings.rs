@@ -42,7 +42,7 @@ fn stages_that_cannot_work_are_named() {
     refused(home, &format!("{SPEAKER}{}", MAIN.replace("main", "mian")), &[], &["stages[1]", "`mian`", "`speaker`"]);
     refused(home, "[[stages]]\nepochs = 2\n", &[], &["stages[0]", "objectives"]);
     refused(home, &format!("{MAIN}epochs = \"two\"\n"), &[], &["stages[0]", "epochs", "two"]);
-    refused(home, SPEAKER, &[], &["stages.0.objectives", "expected main among its objectives"]);
+    refused(home, SPEAKER, &[], &["evaluate.arms", "the last stage does not learn main", "expected no arms"]);
     refused(home, &format!("{MAIN}impact_weight = 0.1\n"), &[], &["stages.0.impact_weight", "main and impact"]);
     refused(home, &format!("{SPEAKER}{MAIN}epochs = 0\nlr = -1.0\n"), &[], &["stages.1.epochs", "stages.1.lr"]);
     let both = "[[stages]]\nobjectives = [\"main\", \"impact\"]\nimpact_weight = -0.1\n";
