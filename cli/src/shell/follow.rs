@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use insula_proto::v1::{JobEvent, JobState, Progress, WatchRequest, job_event::Event};
 use tonic::Code;
 
-use super::client::Client;
+use super::{client::Client, out::tell};
 use crate::{
     failure::Failure,
     progress::{bar_text, line, time_left},
@@ -92,8 +92,8 @@ impl Shown {
     /// A line that is no event.
     pub fn note(&self, text: &str) {
         match self {
-            Self::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            Self::Lines | Self::Json => eprintln!("{text}"),
+            Self::Bar(bar) => bar.suspend(|| tell(text)),
+            Self::Lines | Self::Json => tell(text),
         }
     }
 
@@ -118,7 +118,7 @@ impl Shown {
                 Some(Event::Progress(progress)) => show_progress(bar, progress),
                 _ => {
                     if let Some(text) = line(event) {
-                        bar.suspend(|| eprintln!("{text}"));
+                        bar.suspend(|| tell(&text));
                     }
                 }
             },
@@ -128,7 +128,7 @@ impl Shown {
                         Some(Event::Progress(progress)) => time_left(progress).map(|t| format!(", {t} left")),
                         _ => None,
                     };
-                    eprintln!("{text}{}", left.unwrap_or_default());
+                    tell(&format!("{text}{}", left.unwrap_or_default()));
                 }
             }
         }

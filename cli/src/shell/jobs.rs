@@ -30,7 +30,7 @@ const LISTED: u32 = 50;
 pub async fn submit(args: SubmitArgs) -> Result<(), Failure> {
     let spec = settings::job(&args.settings)?;
     if let Some(note) = memory_note(spec.clone()).await {
-        eprintln!("{note}");
+        out::tell(&note);
     }
     let client = Client::connect(&args.client).await?;
     let request_id = args.request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
@@ -40,7 +40,7 @@ pub async fn submit(args: SubmitArgs) -> Result<(), Failure> {
         let (job, existed, warnings) = (&answer.job_id, answer.existed, &answer.warnings);
         say!("{}", serde_json::json!({ "job_id": job, "existed": existed, "warnings": warnings }));
     } else {
-        answer.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        answer.warnings.iter().for_each(|warning| out::tell(&format!("warning: {warning}")));
         say!("{}{}", answer.job_id, if answer.existed { " (submitted before)" } else { "" });
     }
     client.close().await;

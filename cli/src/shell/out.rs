@@ -11,6 +11,12 @@ pub fn print(text: Arguments<'_>) {
     }
 }
 
+/// A line on standard error, for whoever still reads it.
+pub fn tell(text: &str) {
+    // What nobody reads is no reason to leave off.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// `println!` through [`print`].
 macro_rules! say {
     ($($text:tt)*) => {

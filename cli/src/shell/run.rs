@@ -69,7 +69,10 @@ async fn serve(
         (None, None) => spec_workers(&client, &job).await?,
     };
     shown.note(&format!("{job}: {workers} worker(s), coordinator at {}", serving.url()));
-    let launch = Launch { coordinator: serving.url(), job: Some(job.clone()), workers, threads: args.threads, verbose };
+    // A job that starts from another's adapter may have to wait for it, so its workers compute that one too.
+    let alone = spec.as_ref().is_none_or(|spec| spec.starts_from().is_none());
+    let launch =
+        Launch { coordinator: serving.url(), job: alone.then(|| job.clone()), workers, threads: args.threads, verbose };
     let mut workers = Workers::start(&launch);
     let ended = tokio::select! {
         ended = follow(&client, &job, "", shown) => ended,
@@ -119,9 +122,22 @@ async fn fetch_base(spec: JobSpec, shown: &Shown) -> Result<(), Failure> {
     let resolving = tokio::task::spawn_blocking(move || super::model::resolve(&spec.base.source, digest.as_deref()));
     let base = resolving.await.map_err(|e| Failure::operation("fetch the base", e))??;
     shown.note(&format!("base is at {} ({})", base.path.display(), base.digest));
+    if predicted.retrieves() {
+        fetch_encoder(predicted.clone(), shown).await?;
+    }
     if let Some(note) = memory_note(predicted).await {
         shown.note(&note);
     }
+    Ok(())
+}
+
+/// Brings the sentence encoder to this machine as well.
+async fn fetch_encoder(spec: JobSpec, shown: &Shown) -> Result<(), Failure> {
+    let digest = spec.retrieval.encoder_digest.as_ref().map(ToString::to_string);
+    let source = spec.retrieval.encoder.clone();
+    let resolving = tokio::task::spawn_blocking(move || super::model::resolve(&source, digest.as_deref()));
+    let encoder = resolving.await.map_err(|e| Failure::operation("fetch the encoder", e))??;
+    shown.note(&format!("encoder is at {} ({})", encoder.path.display(), encoder.digest));
     Ok(())
 }
 

@@ -396,3 +396,23 @@ fn embeddings_of_another_encoder_or_another_number_of_rows_are_refused() {
     let refused = desk.report(worker, lease, other).unwrap_err();
     assert!(matches!(refused, Refusal::OtherEncoder { .. }), "{refused}");
 }
+
+#[test]
+fn a_job_that_learns_nothing_to_be_evaluated_leaves_its_last_epoch_to_others() {
+    let mut desk = Desk::new();
+    let worker = desk.register("one");
+    let mut beginning = staged(JobId(1), 2);
+    beginning.stages.truncate(1);
+    beginning.evaluate.arms.clear();
+    beginning.adapter.from.clear();
+    assert_eq!(beginning.violations(), []);
+    let first = desk.submit("a", beginning);
+    let second = desk.submit("b", staged(first, 2));
+    let given = work_off(&mut desk, worker, &[2, 3]);
+    assert_eq!(given[0], TaskKind::Train { stage: 0 }, "nothing is embedded and nothing evaluated");
+    let (begun, ended) = (desk.job(first), desk.job(second));
+    assert_eq!((begun.phase.name(), begun.tasks.len()), (PhaseName::Succeeded, 1));
+    assert_eq!(ended.start, begun.stages[0].epochs[&2], "of two epochs the last");
+    assert_eq!(ended.phase.name(), PhaseName::Succeeded);
+    assert_eq!(desk.replayed().state, desk.core.state);
+}
