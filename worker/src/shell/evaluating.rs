@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use insula_proto::{
-    corpus::{CorpusManifest, Dialogue},
+    corpus::{CorpusManifest, Dialogue, Shard},
     job::{Arm, JobSpec, Objective},
     v1::{Artifact, EvaluateTask, Evaluated, Lease, Progress, report_request::Report},
 };
@@ -32,19 +32,29 @@ pub fn evaluate(loaded: &mut Loaded, lease: &Lease, task: &EvaluateTask, link: &
     let spec = spec_of(lease)?;
     let corpus = corpus_of(lease)?;
     let of_lease = shards::of_evaluation(task)?;
-    let setting = Setting {
-        arm: serde_json::from_value::<Arm>(task.arm.as_str().into()).map_err(Unfinished::bug)?,
-        corpus: corpus.part_name(&of_lease),
-        split: task.split.parse().map_err(Unfinished::bug)?,
-        labels: &corpus.labels,
-        mode: spec.evaluate.mode,
-        max_new_tokens: spec.evaluate.max_new_tokens as usize,
-    };
+    let setting = setting_of(&spec, &corpus, &of_lease, task)?;
     let adapter = hold_trained(&task.adapter, loaded, link)?;
     let shard = shards::fetch(&corpus, std::slice::from_ref(&of_lease), link)?.remove(0);
     let behind = Demonstrations::for_evaluation(&spec, &corpus, &shard, task, setting.arm, link)?;
     let evaluated = answer_all(loaded, &spec, &corpus, &setting, adapter.as_ref(), &shard, &behind, lease, link)?;
     link.report(&loaded.digest, Report::Evaluated(evaluated))
+}
+
+/// What every prediction of a lease shares.
+pub fn setting_of<'a>(
+    spec: &JobSpec,
+    corpus: &'a CorpusManifest,
+    shard: &Shard,
+    task: &EvaluateTask,
+) -> Result<Setting<'a>, Unfinished> {
+    Ok(Setting {
+        arm: serde_json::from_value::<Arm>(task.arm.as_str().into()).map_err(Unfinished::bug)?,
+        corpus: corpus.part_name(shard),
+        split: task.split.parse().map_err(Unfinished::bug)?,
+        labels: &corpus.labels,
+        mode: spec.evaluate.mode,
+        max_new_tokens: spec.evaluate.max_new_tokens as usize,
+    })
 }
 
 /// A lease's adapter, where it has one; where it has weights instead, the engine holds these from here on, and else the

@@ -18,7 +18,7 @@ use insula_proto::{
     corpus::Dialogue,
     endpoint::Endpoint,
     ids::Digest,
-    job::{Arm, JobSpec, Objective},
+    job::{JobSpec, Objective},
     v1::{EvaluateTask, Evaluated, ExternalUsage, Lease, Progress, report_request::Report},
 };
 
@@ -28,6 +28,7 @@ use self::{
 };
 use super::{
     demonstrations::Demonstrations,
+    evaluating::setting_of,
     failure::Unfinished,
     link::Link,
     loaded::spec_of,
@@ -63,14 +64,7 @@ pub fn evaluate(
     }
     let corpus = corpus_of(lease)?;
     let of_lease = shards::of_evaluation(task)?;
-    let setting = Setting {
-        arm: serde_json::from_value::<Arm>(task.arm.as_str().into()).map_err(Unfinished::bug)?,
-        corpus: corpus.part_name(&of_lease),
-        split: task.split.parse().map_err(Unfinished::bug)?,
-        labels: &corpus.labels,
-        mode: spec.evaluate.mode,
-        max_new_tokens: spec.evaluate.max_new_tokens as usize,
-    };
+    let setting = setting_of(&spec, &corpus, &of_lease, task)?;
     let shard = shards::fetch(&corpus, std::slice::from_ref(&of_lease), link)?.remove(0);
     let behind = Demonstrations::for_evaluation(&spec, &corpus, &shard, task, setting.arm, link)?;
     let prompts = prompts(&spec, &setting, &shard, &behind);
