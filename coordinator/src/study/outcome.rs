@@ -19,8 +19,17 @@ pub struct Outcome {
     /// Its report.
     pub report: Report,
     labels: LabelSet,
-    /// By arm and corpus, in the order of the predictions.
-    answers: BTreeMap<(String, String), Vec<Answered>>,
+    /// By reading, arm and corpus, in the order of the predictions.
+    answers: BTreeMap<(Reading, String, String), Vec<Answered>>,
+}
+
+/// What an answer's text is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reading {
+    /// An unreadable answer is wrong.
+    Strict,
+    /// An unreadable answer is repaired as the paper does: what its own numbers are measured by.
+    Paper,
 }
 
 /// Why a job's files say nothing to a study.
@@ -54,6 +63,7 @@ struct Prediction {
     id: String,
     gold: String,
     label: Option<String>,
+    paper_label: String,
 }
 
 impl Outcome {
@@ -65,7 +75,7 @@ impl Outcome {
         let wrong = |problem: String| OutcomeError::Report { job: job.into(), problem };
         let report = Report::from_json(report).map_err(|e| wrong(e.to_string()))?;
         let labels = LabelSet::new(report.provenance.corpus.labels.clone()).map_err(|e| wrong(e.to_string()))?;
-        let mut answers: BTreeMap<(String, String), Vec<Answered>> = BTreeMap::new();
+        let mut answers: BTreeMap<(Reading, String, String), Vec<Answered>> = BTreeMap::new();
         for (place, line) in predictions.lines().enumerate() {
             let wrong = |problem: String| OutcomeError::Prediction { job: job.into(), line: place + 1, problem };
             let said: Prediction = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))?;
@@ -74,12 +84,12 @@ impl Outcome {
                 found.map(|label| label.0)
             };
             let (dialogue, _) = said.id.rsplit_once('/').unwrap_or((&said.id, ""));
-            let answered = Answered {
-                dialogue: dialogue.to_owned(),
-                gold: find(&said.gold)?,
-                label: said.label.as_deref().map(find).transpose()?,
-            };
-            answers.entry((said.arm, said.corpus)).or_default().push(answered);
+            let gold = find(&said.gold)?;
+            let strict = said.label.as_deref().map(find).transpose()?;
+            for (reading, label) in [(Reading::Strict, strict), (Reading::Paper, Some(find(&said.paper_label)?))] {
+                let key = (reading, said.arm.clone(), said.corpus.clone());
+                answers.entry(key).or_default().push(Answered { dialogue: dialogue.to_owned(), gold, label });
+            }
         }
         Ok(Self { job: job.into(), report, labels, answers })
     }
@@ -93,9 +103,9 @@ impl Outcome {
         }
     }
 
-    fn answers(&self, arm: Arm, key: &str) -> Option<&Vec<Answered>> {
+    fn answers(&self, reading: Reading, arm: Arm, key: &str) -> Option<&Vec<Answered>> {
         let row = self.arm(arm, key)?;
-        self.answers.get(&(row.name.clone(), row.corpus.clone()))
+        self.answers.get(&(reading, row.name.clone(), row.corpus.clone()))
     }
 
     /// Where its numbers come from.
@@ -124,6 +134,8 @@ pub struct Runs<'a> {
     pub arm: Arm,
     /// Key of the corpus.
     pub key: &'a str,
+    /// How its answers are read.
+    pub reading: Reading,
 }
 
 /// What some runs say together.
@@ -139,11 +151,16 @@ pub struct Numbers {
     pub without_interval: Option<String>,
     /// Accuracy, mean over seeds.
     pub accuracy: f64,
+    /// Weighted F1 under the other reading, mean over seeds.
+    pub other_reading: f64,
+    /// Part of the answers that are unreadable, mean over seeds.
+    pub unreadable: f64,
 }
 
 impl Runs<'_> {
     fn answers(&self) -> Result<ArmAnswers, StatisticsError> {
-        let seeds: Vec<_> = self.outcomes.iter().filter_map(|o| o.answers(self.arm, self.key)).cloned().collect();
+        let seeds: Vec<_> =
+            self.outcomes.iter().filter_map(|o| o.answers(self.reading, self.arm, self.key)).cloned().collect();
         ArmAnswers::new(self.outcomes.first().map_or(0, |o| o.labels.len()), &seeds)
     }
 
@@ -151,14 +168,20 @@ impl Runs<'_> {
     pub fn numbers(&self, bootstrap: Bootstrap) -> Option<Numbers> {
         let rows: Vec<&ArmReport> = self.outcomes.iter().filter_map(|o| o.arm(self.arm, self.key)).collect();
         let values = |pick: fn(&ArmReport) -> f64| rows.iter().map(|row| pick(row)).collect::<Vec<_>>();
-        let f1 = summary(&values(|row| row.weighted_f1))?;
-        let accuracy = summary(&values(|row| row.accuracy))?.mean;
+        let strict = summary(&values(|row| row.weighted_f1))?;
+        let paper = summary(&values(|row| row.paper_weighted_f1))?;
+        let unreadable = summary(&values(|row| row.unreadable as f64 / row.samples.max(1) as f64))?.mean;
+        let (f1, other_reading, accuracy) = match self.reading {
+            Reading::Strict => (strict, paper.mean, values(|row| row.accuracy)),
+            Reading::Paper => (paper, strict.mean, values(|row| row.paper_accuracy)),
+        };
+        let accuracy = summary(&accuracy)?.mean;
         let found = self.answers().and_then(|answers| interval(&answers, bootstrap));
         let (interval, without_interval) = match found {
             Ok(interval) => (Some(interval), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Some(Numbers { mean: f1.mean, sd: f1.sd, interval, without_interval, accuracy })
+        Some(Numbers { mean: f1.mean, sd: f1.sd, interval, without_interval, accuracy, other_reading, unreadable })
     }
 
     /// How these compare with others on the same utterances.

@@ -119,7 +119,8 @@ impl Notes {
         };
         let spread = cell.sd.map(|sd| format!("±{}", percent(sd)));
         let steps = cell.updates.filter(|_| updates).map(counted);
-        let small = [spread, cell.interval.map(bracketed), steps].into_iter().flatten().collect();
+        let strict = cell.strict.map(|strict| format!("strict {}", percent(strict)));
+        let small = [spread, cell.interval.map(bracketed), strict, steps].into_iter().flatten().collect();
         Entry { text: percent(mean), small, footnote: note.map(|note| self.number(note)) }
     }
 

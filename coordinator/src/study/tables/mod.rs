@@ -78,6 +78,9 @@ pub struct Cell {
     pub interval: Option<Interval>,
     /// Accuracy, mean over seeds, a fraction.
     pub accuracy: Option<f64>,
+    /// Weighted F1 where unreadable answers count as wrong, mean over seeds; absent where there are none.
+    #[serde(default)]
+    pub strict: Option<f64>,
     /// Seeds of the runs.
     pub seeds: Vec<u64>,
     /// Optimizer steps of one run.
@@ -102,6 +105,7 @@ impl Cell {
             sd: None,
             interval: None,
             accuracy: None,
+            strict: None,
             seeds: vec![],
             updates: None,
             samples: None,
