@@ -135,7 +135,7 @@ fn an_encoder_that_cannot_be_read_is_named() {
     refused(&["--set", "retrieval.encoder=\"\""], 2, &["retrieval.encoder", "is empty"]);
     refused(&["--set", "retrieval.k=17"], 2, &["retrieval.k", "0 to 16"]);
     refused(&["--set", "retrieval.training=mine"], 2, &["retrieval.training", "`mine`", "`same-label`"]);
-    refused(&["--set", "retrieval.encoder=nowhere"], 3, &["nowhere"]);
+    refused(&["--set", "retrieval.encoder=nowhere"], 2, &["nowhere"]);
     // A base is no sentence encoder.
     refused(&["--set", "retrieval.encoder=base"], 3, &["base", "bert"]);
 }

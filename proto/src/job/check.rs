@@ -262,7 +262,6 @@ mod tests {
                 "train.updates",
                 "stages.0.impact_weight",
                 "stages.1.objectives",
-                "stages.1.objectives",
                 "evaluate.arms",
             ]
         );

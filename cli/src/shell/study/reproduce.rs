@@ -62,7 +62,6 @@ pub async fn reproduce(args: InstructercArgs, verbose: u8) -> Result<(), Failure
 fn experiments(args: &InstructercArgs) -> Result<Vec<Experiment>, Failure> {
     let input = |problem: String| Failure::Input(problem);
     let labels: LabelsSpec = toml::from_str(LABELS).map_err(|e| Failure::operation("read the unified labels", e))?;
-    let labels = LabelsSpec { file: "feeling-wheel".into(), ..labels };
     let mut corpora = Vec::new();
     for given in &args.corpora {
         corpora.push(corpus(given)?);

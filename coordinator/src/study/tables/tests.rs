@@ -203,7 +203,7 @@ fn the_json_reads_back_and_keeps_its_names() {
     let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     let study = "title base quick notes warnings cells significance figures jobs";
     assert_eq!(names(&value), format!("insula_version commit units {study} published"));
-    let cell = "table row mix corpus mean sd interval accuracy seeds updates samples jobs note";
+    let cell = "table row mix corpus mean sd interval accuracy strict seeds updates samples jobs note";
     assert_eq!(names(&value["cells"][0]), cell);
     assert_eq!(value["cells"][0]["table"], "main");
     assert_eq!(value["cells"][7]["mix"], "total");
