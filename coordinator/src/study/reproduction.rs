@@ -198,7 +198,8 @@ fn figures(rows: &BTreeMap<Row, Of<'_>>, cells: &[Cell], published: &Published) 
         figures.push(Figure {
             id: format!("confusion-{key}"),
             title: format!("{row} on {key}"),
-            caption: "Who was taken for whom on test, read strictly: per cent of each gold label, counts beneath.".into(),
+            caption: "Who was taken for whom on test, read strictly: per cent of each gold label, counts beneath."
+                .into(),
             jobs: vec![outcome.job.clone()],
             svg: figure::confusion(&format!("{row} on {key}"), &arm.confusion),
         });
