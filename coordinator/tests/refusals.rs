@@ -111,7 +111,7 @@ async fn a_cancelled_job_stops_its_worker_and_an_unchanged_job_is_not_sent_again
     assert_eq!((second.job, second.etag.clone()), (None, first.etag));
     let cancelled = clients.jobs.cancel(v1::CancelRequest { job_id: "job-1".into() }).await.unwrap().into_inner();
     assert_eq!(cancelled.job.unwrap().state(), JobState::Cancelled);
-    let beat = v1::HeartbeatRequest { worker_id: worker, lease_id: lease.lease_id, progress: None };
+    let beat = v1::HeartbeatRequest { worker_id: worker, lease_id: lease.lease_id, ..Default::default() };
     assert!(clients.fleet.heartbeat(beat).await.unwrap().into_inner().stop);
     assert!(clients.jobs.get(get(&second.etag)).await.unwrap().into_inner().job.is_some());
     running.stop().await.unwrap();

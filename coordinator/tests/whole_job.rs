@@ -122,7 +122,7 @@ async fn a_worker_keeps_its_lease_over_a_restart_and_its_report_counts() {
     running.kill().await;
     let running = start_at(&state).await;
     let mut clients = Clients::to(&running).await;
-    let beat = v1::HeartbeatRequest { worker_id: worker, lease_id: lease.lease_id, progress: None };
+    let beat = v1::HeartbeatRequest { worker_id: worker, lease_id: lease.lease_id, ..Default::default() };
     assert!(!clients.fleet.heartbeat(beat).await.unwrap().into_inner().stop);
     let Some(Task::Evaluate(task)) = lease.task else { panic!("zero-shot comes first") };
     clients.evaluate(worker, lease.lease_id, task).await;

@@ -10,7 +10,7 @@ use crate::{
     ids::Digest,
     job::{
         AdapterSpec, BaseSpec, CorpusSpec, DataSpec, EvaluateSpec, JobSpec, LabelsSpec, Parameters, RetrievalSpec,
-        StageSpec, TrainSpec, Violation,
+        ScheduleSpec, StageSpec, TrainSpec, Violation,
     },
     tally::Tally,
     v1,
@@ -59,6 +59,21 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
         stages: message.stages.into_iter().map(|stage| parsed_stage(stage, found)).collect(),
         evaluate: parsed_evaluate(&evaluate.unwrap_or_default(), found),
         endpoint: message.endpoint.map_or_else(EndpointSpec::default, Into::into),
+        schedule: message.schedule.map_or_else(ScheduleSpec::default, Into::into),
+    }
+}
+
+impl From<v1::ScheduleSpec> for ScheduleSpec {
+    fn from(message: v1::ScheduleSpec) -> Self {
+        let v1::ScheduleSpec { min_workers, priority, user, pause_epoch } = message;
+        Self { min_workers: min_workers.max(1), priority, user, pause_epoch }
+    }
+}
+
+impl From<&ScheduleSpec> for v1::ScheduleSpec {
+    fn from(spec: &ScheduleSpec) -> Self {
+        let &ScheduleSpec { min_workers, priority, ref user, pause_epoch } = spec;
+        Self { min_workers, priority, user: user.clone(), pause_epoch }
     }
 }
 
@@ -224,6 +239,7 @@ impl From<&JobSpec> for v1::JobSpec {
             retrieval: Some((&spec.retrieval).into()),
             stages: spec.stages.iter().map(v1::StageSpec::from).collect(),
             endpoint: Some((&spec.endpoint).into()),
+            schedule: Some((&spec.schedule).into()),
         }
     }
 }

@@ -100,12 +100,12 @@ impl Clients {
 
     pub async fn register(&mut self, name: &str) -> u64 {
         let (name, version, device) = (name.into(), VERSION.into(), "cpu".into());
-        let request = v1::RegisterRequest { name, version, device, threads: 1 };
+        let request = v1::RegisterRequest { name, version, device, threads: 1, sync_address: String::new() };
         self.fleet.register(request).await.unwrap().into_inner().worker_id
     }
 
     pub async fn lease(&mut self, worker_id: u64, wait_ms: u32) -> Option<v1::Lease> {
-        let request = v1::LeaseRequest { worker_id, wait_ms, only_job: String::new() };
+        let request = v1::LeaseRequest { worker_id, wait_ms, only_job: String::new(), heard_lease_id: u64::MAX };
         self.fleet.lease(request).await.unwrap().into_inner().lease
     }
 

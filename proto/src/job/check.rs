@@ -44,6 +44,10 @@ impl JobSpec {
         let mut check = Check::default();
         check.that(!self.name.trim().is_empty(), "name", || "is empty: expected a name for people to read".into());
         check.within(self.workers, 1..=64, "workers");
+        check.within(self.schedule.min_workers, 1..=self.workers.max(1), "schedule.min_workers");
+        check.within(self.schedule.priority, -100..=100, "schedule.priority");
+        let named = self.schedule.user.chars().count() <= 100 && !self.schedule.user.contains(char::is_control);
+        check.that(named, "schedule.user", || "expected at most 100 characters, none of them a line break".into());
         self.check_corpora(&mut check);
         self.check_labels(&mut check);
         check.within(self.data.window, 0..=10_000, "data.window");

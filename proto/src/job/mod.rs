@@ -27,7 +27,7 @@ pub struct JobSpec {
     pub name: String,
     /// The only source of randomness: sampling, shuffling and the adapter's start derive from it.
     pub seed: u64,
-    /// Workers that `insula run` starts.
+    /// Workers that train together, at most; `insula run` starts as many.
     pub workers: u32,
     /// What to learn from.
     pub corpus: CorpusSpec,
@@ -56,6 +56,29 @@ pub struct JobSpec {
     /// How a base behind an endpoint is asked.
     #[serde(default)]
     pub endpoint: EndpointSpec,
+    /// When it is computed, and by how many.
+    #[serde(default)]
+    pub schedule: ScheduleSpec,
+}
+
+/// When a job is computed, and by how many. Nothing here changes a bit of what it computes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleSpec {
+    /// A training starts when so many workers are free, all or nothing; others may join it, up to `workers`.
+    pub min_workers: u32,
+    /// Greater goes first, and may interrupt the trainings of smaller.
+    pub priority: i32,
+    /// Whose share of the fleet it counts on.
+    pub user: String,
+    /// The last stage pauses after this epoch until it is told to go on; 0: never.
+    pub pause_epoch: u32,
+}
+
+impl Default for ScheduleSpec {
+    fn default() -> Self {
+        Self { min_workers: 1, priority: 0, user: String::new(), pause_epoch: 0 }
+    }
 }
 
 /// Where a corpus lies and how to read it.
@@ -272,6 +295,7 @@ impl Default for JobSpec {
             name: "job".into(),
             seed: 42,
             workers: 1,
+            schedule: ScheduleSpec::default(),
             corpus: CorpusSpec::default(),
             corpora: BTreeMap::new(),
             labels: LabelsSpec::default(),

@@ -314,7 +314,7 @@ fn checkpoint(training: &Training, origin: &Origin, link: &Link) -> Result<(), U
     let manifest = Manifest::new(origin.clone(), training.progress().clone(), state).encode();
     let manifest_digest = link.put("manifest.json", manifest)?.digest;
     let update = training.progress().update;
-    link.report(&origin.base, Report::Checkpoint(v1::Checkpoint { update, manifest_digest }))
+    link.report(&origin.base, Report::Checkpoint(v1::Checkpoint { update, manifest_digest, ..Default::default() }))
 }
 
 /// Stores an adapter as PEFT's two files, or all weights as a Hugging Face folder's.

@@ -134,6 +134,7 @@ impl Worker {
             version: VERSION.to_owned(),
             device: "cpu".to_owned(),
             threads: u32::try_from(self.config.threads).unwrap_or(u32::MAX),
+            sync_address: String::new(),
         });
         request.set_timeout(CALL_DEADLINE);
         let answer = self.fleet().register(request).await?.into_inner();
@@ -164,6 +165,7 @@ impl Worker {
             worker_id: registration.worker_id,
             wait_ms: u32::try_from(LEASE_WAIT.as_millis()).expect("ten seconds"),
             only_job: self.config.only_job.clone().unwrap_or_default(),
+            heard_lease_id: u64::MAX,
         });
         request.set_timeout(LEASE_WAIT + CALL_DEADLINE);
         Ok(self.fleet().lease(request).await?.into_inner().lease)
@@ -270,8 +272,12 @@ async fn beat(
     loop {
         ticks.tick().await;
         let progress = latest.borrow().clone();
-        let mut request =
-            tonic::Request::new(HeartbeatRequest { worker_id: registration.worker_id, lease_id, progress });
+        let mut request = tonic::Request::new(HeartbeatRequest {
+            worker_id: registration.worker_id,
+            lease_id,
+            progress,
+            ..Default::default()
+        });
         request.set_timeout(CALL_DEADLINE);
         match fleet.heartbeat(request).await {
             Ok(answer) if answer.get_ref().stop => halt.raise(Halt::Abandon),

@@ -20,7 +20,7 @@ const WAIT_MS_MAX: u32 = 30_000;
 #[tonic::async_trait]
 impl Fleet for Desk {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
-        let v1::RegisterRequest { name, version, device, threads } = request.into_inner();
+        let v1::RegisterRequest { name, version, device, threads, .. } = request.into_inner();
         let request = schedule::Request::Register { name, version, device, threads };
         match self.owner.ask(request).await.map_err(ask_status)? {
             Answer::Registered(worker) => Ok(Response::new(v1::RegisterResponse {
@@ -33,7 +33,7 @@ impl Fleet for Desk {
     }
 
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
-        let v1::LeaseRequest { worker_id, wait_ms, only_job } = request.into_inner();
+        let v1::LeaseRequest { worker_id, wait_ms, only_job, .. } = request.into_inner();
         let only_job = match only_job.as_str() {
             "" => None,
             text => Some(text.parse().map_err(invalid("only_job"))?),
@@ -51,11 +51,11 @@ impl Fleet for Desk {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let v1::HeartbeatRequest { worker_id, lease_id, progress } = request.into_inner();
+        let v1::HeartbeatRequest { worker_id, lease_id, progress, .. } = request.into_inner();
         let progress = progress.map(wire::parsed_progress);
         let (worker, lease) = (WorkerId(worker_id), LeaseId(lease_id));
         match self.owner.ask(schedule::Request::Heartbeat { worker, lease, progress }).await.map_err(ask_status)? {
-            Answer::Beat { stop } => Ok(Response::new(v1::HeartbeatResponse { stop })),
+            Answer::Beat { stop } => Ok(Response::new(v1::HeartbeatResponse { stop, ..Default::default() })),
             other => unreachable!("a heartbeat is answered with whether to stop, got {other:?}"),
         }
     }
@@ -167,6 +167,7 @@ impl Desk {
             threads: known.worker.threads,
             alive: silent < most,
             doing: doing.unwrap_or_default(),
+            ..Default::default()
         }
     }
 }

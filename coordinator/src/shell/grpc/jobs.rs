@@ -105,6 +105,22 @@ impl Jobs for Desk {
         }
     }
 
+    async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        Err(Status::unimplemented("explain"))
+    }
+
+    async fn resume(&self, _: Request<v1::ResumeRequest>) -> Result<Response<v1::ResumeResponse>, Status> {
+        Err(Status::unimplemented("resume"))
+    }
+
+    async fn ledger(&self, _: Request<v1::LedgerRequest>) -> Result<Response<v1::LedgerResponse>, Status> {
+        Err(Status::unimplemented("ledger"))
+    }
+
+    async fn pin(&self, _: Request<v1::PinRequest>) -> Result<Response<v1::PinResponse>, Status> {
+        Err(Status::unimplemented("pin"))
+    }
+
     async fn report(&self, request: Request<v1::JobReportRequest>) -> Result<Response<v1::JobReport>, Status> {
         let job = self.job(&request.into_inner().job_id)?;
         let built = report::build(&job).map_err(|error| Status::failed_precondition(error.to_string()))?;

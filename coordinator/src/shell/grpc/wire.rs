@@ -59,6 +59,7 @@ pub(super) fn job_head(job: &Job) -> v1::Job {
         failure,
         tasks: vec![],
         progress: job.progress.as_ref().map(progress),
+        ..Default::default()
     }
 }
 
@@ -130,10 +131,21 @@ fn task(job: &Job, kind: TaskKind) -> v1::lease::Task {
     match kind {
         TaskKind::Train { stage } => {
             let kept = job.stages[stage].checkpoints.iter();
-            let checkpoints =
-                kept.map(|c| v1::Checkpoint { update: c.update, manifest_digest: c.manifest.to_string() }).collect();
+            let checkpoints = kept
+                .map(|c| v1::Checkpoint {
+                    update: c.update,
+                    manifest_digest: c.manifest.to_string(),
+                    ..Default::default()
+                })
+                .collect();
             let stage = u32::try_from(stage).expect("a job has fewer than 2^32 stages");
-            v1::lease::Task::Train(v1::TrainTask { checkpoints, stage, adapter, embeddings: embeddings(Split::Train) })
+            v1::lease::Task::Train(v1::TrainTask {
+                checkpoints,
+                stage,
+                adapter,
+                embeddings: embeddings(Split::Train),
+                pause_epoch: 0,
+            })
         }
         TaskKind::Embed { split, shard: place } => v1::lease::Task::Embed(v1::EmbedTask {
             split: split.to_string(),
