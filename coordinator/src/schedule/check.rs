@@ -18,6 +18,7 @@ impl State {
     /// With a sentence, when something does not hold.
     pub fn check(&self) {
         self.check_leases();
+        self.check_gangs();
         self.check_workers();
         self.tokens.check(|lease| self.leases.contains_key(&lease));
         let mut ready = BTreeSet::new();
@@ -30,21 +31,42 @@ impl State {
             let open = job.tasks.iter().zip(0..).filter(|(task, _)| task.state == TaskState::Ready);
             ready.extend(open.map(|(_, index)| (id, TaskIndex(index))));
         }
-        assert_eq!(self.ready, ready, "what can be handed out is exactly the ready tasks");
+        #[cfg(test)]
+        assert_eq!(self.ready.all(), ready, "what can be handed out is exactly the ready tasks");
         assert_eq!(self.requests.len(), self.jobs.len(), "every request id has one job");
     }
 
     fn check_leases(&self) {
-        let mut tasks = BTreeMap::new();
         let mut workers = BTreeMap::new();
         for (&lease, held) in &self.leases {
             assert!(lease.0 <= self.last_lease, "lease ids only grow");
-            assert_eq!(tasks.insert((held.job, held.task), lease), None, "a task has at most one live lease");
             assert_eq!(workers.insert(held.worker, lease), None, "a worker has at most one live lease");
-            let state = &self.jobs[&held.job].task(held.task).state;
-            assert_eq!(*state, TaskState::Leased(lease), "a live lease's task is leased under it");
+            let TaskState::Leased(gang) = &self.jobs[&held.job].task(held.task).state else {
+                panic!("a live lease's task is leased")
+            };
+            assert!(gang.holders.contains(&lease), "a live lease's task is leased under it");
             assert_eq!(self.workers[&held.worker].lease, Some(lease), "a live lease's worker holds it");
         }
+    }
+
+    fn check_gangs(&self) {
+        let mut training = BTreeSet::new();
+        for job in self.jobs.values() {
+            for (task, index) in job.tasks.iter().zip(0..) {
+                let TaskState::Leased(gang) = &task.state else { continue };
+                let trains = matches!(task.kind, TaskKind::Train { .. });
+                gang.check(trains, job.spec.workers as usize);
+                let of_task = |lease| self.leases.get(lease).is_some_and(|l| (l.job, l.task.0) == (job.id, index));
+                assert!(gang.holders.iter().all(of_task), "a holder's lease is live and for this task");
+                let whole = gang.holders.len() >= job.min_workers(task.kind);
+                let leaving = gang.holders.iter().all(|lease| self.leases[lease].recalled.is_some());
+                assert!(whole || leaving, "a gang that lacks members is called back");
+                if trains {
+                    training.insert((job.id, TaskIndex(index)));
+                }
+            }
+        }
+        assert_eq!(self.training, training, "trainings that workers may join are those that are leased");
     }
 
     fn check_workers(&self) {
@@ -61,9 +83,6 @@ impl State {
     fn check_tasks(&self, job: &Job) {
         let phase = job.phase.name();
         for task in &job.tasks {
-            if let TaskState::Leased(lease) = task.state {
-                assert_eq!(self.leases.get(&lease).map(|l| l.job), Some(job.id), "a leased task's lease is live");
-            }
             let held = matches!(task.state, TaskState::Ready | TaskState::Leased(_));
             assert!(!(phase.is_final() && held), "an ended job holds nothing");
             let fits = match task.state {
@@ -75,6 +94,8 @@ impl State {
             assert!(fits, "a task's result is of the task's kind");
             let started = held || task.state.is_done();
             assert!(!started || job.has_inputs(task.kind), "inputs exist before a task is ready");
+            let can_start = task.state != TaskState::Ready || job.can_start(task.kind);
+            assert!(can_start, "what pauses is not handed out");
             for (class, failures) in &task.failures {
                 let spent = *failures > class.retries();
                 assert!(!spent || task.state == TaskState::Failed, "a spent budget fails the task");

@@ -50,8 +50,11 @@ pub enum Event {
         device: String,
         /// Threads it computes with.
         threads: u32,
+        /// Where the others of a gang reach it, `HOST:PORT`; empty: nowhere.
+        #[serde(default)] // journals of 0.1.0 do not have it
+        address: String,
     },
-    /// A ready task was given to a worker.
+    /// A task was given to a worker: a ready one, or a training that others compute already.
     LeaseGranted {
         /// Greater than every lease before.
         lease: LeaseId,
@@ -61,6 +64,36 @@ pub enum Event {
         job: JobId,
         /// Its task.
         task: TaskIndex,
+    },
+    /// A holder of a training's lease has everything in memory: from here on it is one of the gang.
+    Seated {
+        /// The lease.
+        lease: LeaseId,
+        /// Its job.
+        job: JobId,
+    },
+    /// A worker is asked to give its lease back after the update in hand.
+    LeaseRecalled {
+        /// The lease.
+        lease: LeaseId,
+        /// Its job.
+        job: JobId,
+        /// The job whose task the worker is wanted for.
+        wanted_by: JobId,
+    },
+    /// A person let a job go on beyond where it paused.
+    JobResumed {
+        /// The job.
+        job: JobId,
+        /// Where it pauses next; 0: nowhere.
+        pause_epoch: u32,
+    },
+    /// A person said whether a job's artifacts are kept through every pruning.
+    JobPinned {
+        /// The job.
+        job: JobId,
+        /// Whether they are.
+        pinned: bool,
     },
     /// A worker lost its lease.
     LeaseLost {
@@ -120,6 +153,10 @@ impl Event {
             Event::JobSubmitted { job, .. }
             | Event::JobCancelled { job }
             | Event::LeaseGranted { job, .. }
+            | Event::Seated { job, .. }
+            | Event::LeaseRecalled { job, .. }
+            | Event::JobResumed { job, .. }
+            | Event::JobPinned { job, .. }
             | Event::LeaseLost { job, .. }
             | Event::Reported { job, .. }
             | Event::ProgressMade { job, .. } => Some(*job),
@@ -186,7 +223,7 @@ impl Report {
     /// Everything in the artifact store that it counts on.
     pub fn artifacts(&self) -> Vec<&Digest> {
         match self {
-            Report::Checkpoint(checkpoint) => vec![&checkpoint.manifest],
+            Report::Checkpoint(checkpoint) => checkpoint.artifacts().collect(),
             Report::EpochTrained { adapter, .. } => adapter.iter().map(|a| &a.digest).collect(),
             Report::Evaluated(evaluated) => vec![&evaluated.predictions.digest],
             Report::Embedded(embedded) => vec![&embedded.embeddings.digest],
@@ -252,6 +289,31 @@ pub struct Checkpoint {
     pub update: u32,
     /// Its manifest in the artifact store.
     pub manifest: Digest,
+    /// The state that the manifest names.
+    #[serde(default, skip_serializing_if = "Option::is_none")] // journals of 0.1.0 do not have it
+    pub state: Option<Artifact>,
+    /// What the updates since the checkpoint before were made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<LedgerSegment>,
+}
+
+impl Checkpoint {
+    /// What of it lies in the artifact store.
+    pub fn artifacts(&self) -> impl Iterator<Item = &Digest> {
+        let state = self.state.iter().map(|state| &state.digest);
+        std::iter::once(&self.manifest).chain(state).chain(self.ledger.iter().map(|segment| &segment.lines.digest))
+    }
+}
+
+/// The ledger of some updates in a row, a line of JSON each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerSegment {
+    /// The first update, from 1.
+    pub first: u32,
+    /// The last one.
+    pub last: u32,
+    /// The lines.
+    pub lines: Artifact,
 }
 
 /// What a training amounted to.

@@ -9,7 +9,7 @@ use insula_proto::{
 };
 
 use super::{
-    Answer, Core, Refusal, Request, Turn,
+    Answer, Core, Policy, Refusal, Request, Turn,
     event::{Artifact, Checkpoint, Embedded, Evaluated, Event, FailureClass, Report, Trained},
     state::{Job, State, TaskKind},
     step,
@@ -111,7 +111,8 @@ pub(super) fn trained() -> Report {
 }
 
 pub(super) fn checkpoint(update: u32) -> Report {
-    Report::Checkpoint(Checkpoint { update, manifest: Digest::of(format!("checkpoint {update}").as_bytes()) })
+    let manifest = Digest::of(format!("checkpoint {update}").as_bytes());
+    Report::Checkpoint(Checkpoint { update, manifest, state: None, ledger: None })
 }
 
 pub(super) fn epoch(epoch: u32) -> Report {
@@ -120,6 +121,16 @@ pub(super) fn epoch(epoch: u32) -> Report {
 
 pub(super) fn failed(class: FailureClass) -> Report {
     Report::Failed { class, message: "it broke".into() }
+}
+
+/// A worker that asks for any work, having heard of leases up to this one.
+pub(super) fn asking(worker: WorkerId, heard: LeaseId) -> Request {
+    Request::Lease { worker, only_job: None, heard, waits_ms: 10_000 }
+}
+
+/// A heartbeat without news.
+pub(super) fn beating(worker: WorkerId, lease: LeaseId) -> Request {
+    Request::Heartbeat { worker, lease, progress: None, seated: false, generation: 0 }
 }
 
 /// A coordinator's core with its journal, checked after every request.
@@ -131,7 +142,7 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new() -> Self {
-        Self { core: Core::restored(State::default(), 0, LEASE_MS), journal: Vec::new(), now_ms: 1000 }
+        Self { core: Core::restored(State::default(), 0, Policy::new(LEASE_MS)), journal: Vec::new(), now_ms: 1000 }
     }
 
     /// The core a restart would have.
@@ -142,7 +153,7 @@ impl Desk {
             let event: Event = serde_json::from_str(&text).expect("an event reads back");
             step(&mut state, *at_ms, &event);
         }
-        Core::restored(state, self.now_ms, LEASE_MS)
+        Core::restored(state, self.now_ms, self.core.policy.clone())
     }
 
     pub(super) fn ask(&mut self, request: Request) -> Result<Turn, Refusal> {
@@ -165,8 +176,8 @@ impl Desk {
     }
 
     pub(super) fn register(&mut self, name: &str) -> WorkerId {
-        let request =
-            Request::Register { name: name.into(), version: VERSION.into(), device: "cpu".into(), threads: 1 };
+        let (version, device, address) = (VERSION.into(), "cpu".into(), format!("{name}:7000"));
+        let request = Request::Register { name: name.into(), version, device, threads: 1, address };
         match self.ask(request).unwrap().answer {
             Answer::Registered(worker) => worker,
             other => panic!("a registration was answered with {other:?}"),
@@ -175,7 +186,7 @@ impl Desk {
 
     /// What the worker is given.
     pub(super) fn lease(&mut self, worker: WorkerId) -> Option<(LeaseId, TaskKind)> {
-        match self.ask(Request::Lease { worker, only_job: None }).unwrap().answer {
+        match self.ask(asking(worker, LeaseId(u64::MAX))).unwrap().answer {
             Answer::Leased(grant) => grant.map(|g| (g.lease, g.job.task(g.task).kind)),
             other => panic!("a lease was answered with {other:?}"),
         }
@@ -186,8 +197,8 @@ impl Desk {
     }
 
     pub(super) fn beat(&mut self, worker: WorkerId, lease: LeaseId) -> Result<bool, Refusal> {
-        match self.ask(Request::Heartbeat { worker, lease, progress: None })?.answer {
-            Answer::Beat { stop } => Ok(stop),
+        match self.ask(beating(worker, lease))?.answer {
+            Answer::Beat { stop, .. } => Ok(stop),
             other => panic!("a heartbeat was answered with {other:?}"),
         }
     }

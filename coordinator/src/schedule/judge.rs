@@ -12,9 +12,13 @@ use insula_proto::{
 };
 
 use super::{
+    Core, choose,
     event::{Event, Loss, Progress, Report},
-    pulse::Pulse,
-    state::{Job, Lease, Phase, State},
+    explain::explain,
+    gang::{Lease, Seating},
+    keep::{self, Kept},
+    queue::TaskId,
+    state::{Job, Phase, State, TaskKind, TaskState},
     tokens::{self, Claim},
 };
 
@@ -40,6 +44,20 @@ pub enum Request {
         /// The job.
         job: JobId,
     },
+    /// Let this job go on beyond where it pauses.
+    Resume {
+        /// The job.
+        job: JobId,
+        /// Where it pauses next; 0: nowhere.
+        pause_epoch: u32,
+    },
+    /// Keep this job's artifacts, or no longer.
+    Pin {
+        /// The job.
+        job: JobId,
+        /// Whether to keep them.
+        pinned: bool,
+    },
     /// Here is a worker.
     Register {
         /// Its name.
@@ -50,6 +68,8 @@ pub enum Request {
         device: String,
         /// Threads it computes with.
         threads: u32,
+        /// Where the others of a gang reach it; empty: nowhere.
+        address: String,
     },
     /// Give me work.
     Lease {
@@ -57,6 +77,10 @@ pub enum Request {
         worker: WorkerId,
         /// Of this job alone; `None`: of any.
         only_job: Option<JobId>,
+        /// The greatest lease it was ever given, 0 before the first: one beyond it did not reach it.
+        heard: LeaseId,
+        /// It waits for so long, should there be nothing.
+        waits_ms: u64,
     },
     /// I am still at it.
     Heartbeat {
@@ -66,6 +90,10 @@ pub enum Request {
         lease: LeaseId,
         /// How far.
         progress: Option<Progress>,
+        /// Of a training: everything is in memory.
+        seated: bool,
+        /// The gang's generation that it knows; 0: none.
+        generation: u32,
     },
     /// This must not be lost.
     Report {
@@ -100,6 +128,13 @@ pub enum Request {
         /// Where they are.
         artifact: Digest,
     },
+    /// Why does this job stand where it stands?
+    Explain {
+        /// The job.
+        job: JobId,
+    },
+    /// What is not to be deleted?
+    Kept,
     /// Time has passed.
     Tick,
 }
@@ -143,6 +178,17 @@ pub enum Refusal {
     /// The lease is not, or no longer, the worker's.
     #[error("{lease} is not held by {worker} any more: ask for work again")]
     StaleLease { lease: LeaseId, worker: WorkerId },
+    /// The word of a member of a gang on what the lead alone reports.
+    #[error("{lease} does not lead the gang of {job}: expected the report from rank 0")]
+    NotLead { lease: LeaseId, job: JobId },
+    /// A pause that the job's recipe does not have.
+    #[error(
+        "pause_epoch {pause_epoch}: {job} has {epochs} epochs: expected 0 to go on to the end, or an epoch before the last"
+    )]
+    NoSuchPause { job: JobId, pause_epoch: u32, epochs: u32 },
+    /// A job that has ended does not go on.
+    #[error("{0} has ended: expected a job that is queued or running")]
+    Ended(JobId),
     /// Tokens that another makes, or nobody was asked for.
     #[error("{key} is not claimed under {lease}: expected a claim before the tokens")]
     NotClaimed { key: Digest, lease: LeaseId },
@@ -202,12 +248,19 @@ pub(super) enum Outcome {
         existed: bool,
     },
     Registered(WorkerId),
-    Leased(Option<LeaseId>),
+    Leased {
+        lease: Option<LeaseId>,
+        reserved: Option<TaskId>,
+    },
     Beat {
         stop: bool,
+        lease: LeaseId,
+        generation: u32,
     },
     Job(JobId),
     Claim(Claim),
+    Explained(Vec<String>),
+    Kept,
     /// The events come first; the same request is then judged again.
     AskAgain,
 }
@@ -232,11 +285,19 @@ pub enum Answer {
     Beat {
         /// Leave off.
         stop: bool,
+        /// Leave after the update in hand.
+        recalled: bool,
+        /// The gang, where it is another than the asker knows.
+        gang: Option<Seating>,
     },
     /// The job as it now is.
     Job(Arc<Job>),
     /// Whose a key's tokens are to make, or where they lie.
     Claim(Claim),
+    /// In sentences.
+    Explained(Vec<String>),
+    /// Every digest that something refers to.
+    Kept(Arc<Kept>),
 }
 
 /// A lease and what it is for.
@@ -256,10 +317,16 @@ pub(super) fn answer(state: &State, outcome: Outcome) -> Answer {
         Outcome::Done | Outcome::AskAgain => Answer::Done,
         Outcome::Submitted { job, existed } => Answer::Submitted { job, existed },
         Outcome::Registered(worker) => Answer::Registered(worker),
-        Outcome::Beat { stop } => Answer::Beat { stop },
+        Outcome::Beat { stop, lease, generation } => Answer::Beat {
+            stop,
+            recalled: state.leases.get(&lease).is_some_and(|lease| lease.recalled.is_some()),
+            gang: state.seating(lease).filter(|gang| gang.generation != generation),
+        },
         Outcome::Job(job) => Answer::Job(state.jobs[&job].clone()),
         Outcome::Claim(claim) => Answer::Claim(claim),
-        Outcome::Leased(lease) => Answer::Leased(lease.map(|lease| {
+        Outcome::Explained(sentences) => Answer::Explained(sentences),
+        Outcome::Kept => Answer::Kept(Arc::new(keep::kept(state))),
+        Outcome::Leased { lease, .. } => Answer::Leased(lease.map(|lease| {
             let Lease { job, task, .. } = state.leases[&lease];
             Grant { lease, job: state.jobs[&job].clone(), task }
         })),
@@ -267,16 +334,17 @@ pub(super) fn answer(state: &State, outcome: Outcome) -> Answer {
 }
 
 /// Judges one request.
-pub(super) fn judge(state: &State, pulse: &Pulse, now_ms: u64, request: &Request) -> Result<Judgement, Refusal> {
+pub(super) fn judge(core: &Core, now_ms: u64, request: &Request) -> Result<Judgement, Refusal> {
+    let state = &core.state;
     match request {
         Request::Import { corpus } => Ok(done(import(state, corpus))),
         Request::Submit { request_id, spec, corpus } => submit(state, request_id, spec, corpus),
         Request::Cancel { job } => cancel(state, *job),
-        Request::Register { name, version, device, threads } => register(state, name, version, device, *threads),
-        Request::Lease { worker, only_job } => lease(state, *worker, *only_job),
-        Request::Heartbeat { worker, lease, progress } => {
-            heartbeat(state, pulse, now_ms, (*worker, *lease), progress.as_ref())
-        }
+        Request::Resume { job, pause_epoch } => resume(state, *job, *pause_epoch),
+        Request::Pin { job, pinned } => pin(state, *job, *pinned),
+        Request::Register { .. } => register(state, request),
+        Request::Lease { worker, only_job, heard, .. } => lease(core, now_ms, *worker, *only_job, *heard),
+        Request::Heartbeat { .. } => heartbeat(core, now_ms, request),
         Request::Report { worker, lease, base, report } => {
             report::report(state, (*worker, *lease), base.as_ref(), report)
         }
@@ -286,7 +354,12 @@ pub(super) fn judge(state: &State, pulse: &Pulse, now_ms: u64, request: &Request
         Request::FulfilTokens { worker, lease, key, artifact } => {
             tokens::fulfil(state, (*worker, *lease), key, artifact)
         }
-        Request::Tick => Ok(done(pulse.expired(now_ms).into_iter().map(|l| lost(state, l, Loss::Expired)).collect())),
+        Request::Explain { job } => match state.jobs.contains_key(job) {
+            true => Ok(Judgement { events: vec![], outcome: Outcome::Explained(explain(core, now_ms, *job)) }),
+            false => Err(Refusal::UnknownJob(*job)),
+        },
+        Request::Kept => Ok(Judgement { events: vec![], outcome: Outcome::Kept }),
+        Request::Tick => Ok(done(tick(core, now_ms))),
     }
 }
 
@@ -338,53 +411,118 @@ fn cancel(state: &State, job: JobId) -> Result<Judgement, Refusal> {
     Ok(Judgement { events, outcome: Outcome::Job(job) })
 }
 
-fn register(state: &State, name: &str, version: &str, device: &str, threads: u32) -> Result<Judgement, Refusal> {
+fn resume(state: &State, job: JobId, pause_epoch: u32) -> Result<Judgement, Refusal> {
+    let found = state.jobs.get(&job).ok_or(Refusal::UnknownJob(job))?;
+    if found.phase.name().is_final() {
+        return Err(Refusal::Ended(job));
+    }
+    let epochs = found.epochs();
+    if pause_epoch >= epochs {
+        return Err(Refusal::NoSuchPause { job, pause_epoch, epochs });
+    }
+    // Never back: where it is to go on to the end, or farther already, nothing changes.
+    let farther = found.pause_epoch != 0 && (pause_epoch == 0 || pause_epoch > found.pause_epoch);
+    let events = if farther { vec![Event::JobResumed { job, pause_epoch }] } else { vec![] };
+    Ok(Judgement { events, outcome: Outcome::Job(job) })
+}
+
+fn pin(state: &State, job: JobId, pinned: bool) -> Result<Judgement, Refusal> {
+    let found = state.jobs.get(&job).ok_or(Refusal::UnknownJob(job))?;
+    let events = if found.pinned == pinned { vec![] } else { vec![Event::JobPinned { job, pinned }] };
+    Ok(Judgement { events, outcome: Outcome::Job(job) })
+}
+
+fn register(state: &State, request: &Request) -> Result<Judgement, Refusal> {
+    let Request::Register { name, version, device, threads, address } = request else {
+        unreachable!("only a registration is judged here")
+    };
     if name.trim().is_empty() || name.chars().count() > 100 || name.contains(char::is_control) {
         return Err(Refusal::NotAName(name.chars().take(100).collect()));
     }
     if version != VERSION {
-        return Err(Refusal::OtherVersion { name: name.into(), worker: version.into() });
+        return Err(Refusal::OtherVersion { name: name.clone(), worker: version.clone() });
     }
-    let before = state.workers.values().find(|w| w.name == name).and_then(|w| w.lease);
+    let before = state.workers.values().find(|w| w.name == *name).and_then(|w| w.lease);
     let mut events: Vec<Event> = before.into_iter().map(|held| lost(state, held, Loss::NameTaken)).collect();
     let worker = WorkerId(state.last_worker + 1);
-    events.push(Event::WorkerRegistered { worker, name: name.into(), device: device.into(), threads });
+    events.push(Event::WorkerRegistered {
+        worker,
+        name: name.clone(),
+        device: device.clone(),
+        threads: *threads,
+        address: address.clone(),
+    });
     Ok(Judgement { events, outcome: Outcome::Registered(worker) })
 }
 
-/// Where the worker still holds a lease, that is lost first: what is ready is known only once that is so.
-fn lease(state: &State, worker: WorkerId, only_job: Option<JobId>) -> Result<Judgement, Refusal> {
+/// Where the worker holds a lease that it has not heard of, it is given that. Where it has, that is lost first: what is
+/// ready is known only once that is so.
+fn lease(
+    core: &Core,
+    now_ms: u64,
+    worker: WorkerId,
+    only_job: Option<JobId>,
+    heard: LeaseId,
+) -> Result<Judgement, Refusal> {
+    let state = &core.state;
     let asks = state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
-    if let Some(held) = asks.lease {
-        return Ok(Judgement { events: vec![lost(state, held, Loss::AskedForWork)], outcome: Outcome::AskAgain });
+    match asks.lease {
+        Some(held) if held > heard => {
+            return Ok(Judgement { events: vec![], outcome: Outcome::Leased { lease: Some(held), reserved: None } });
+        }
+        Some(held) => {
+            return Ok(Judgement { events: vec![lost(state, held, Loss::AskedForWork)], outcome: Outcome::AskAgain });
+        }
+        None => {}
     }
-    let lease = LeaseId(state.last_lease + 1);
-    let mut wanted = state.ready.iter().filter(|(job, _)| only_job.is_none_or(|only| only == *job));
-    let granted = wanted.next().map(|&(job, task)| Event::LeaseGranted { lease, worker, job, task });
-    let outcome = Outcome::Leased(granted.is_some().then_some(lease));
-    Ok(Judgement { events: granted.into_iter().collect(), outcome })
+    let choose::Choice { grant, reserved } = choose::choose(core, now_ms, worker, only_job);
+    let Some(((job, task), takers)) = grant else {
+        return Ok(Judgement { events: vec![], outcome: Outcome::Leased { lease: None, reserved } });
+    };
+    // The asker is the first of the takers.
+    let first = state.last_lease + 1;
+    let granted = (first..).map(LeaseId).zip(takers);
+    let events = granted.map(|(lease, worker)| Event::LeaseGranted { lease, worker, job, task }).collect();
+    Ok(Judgement { events, outcome: Outcome::Leased { lease: Some(LeaseId(first)), reserved } })
+}
+
+/// Leases that ran out; and where none did, those to call back.
+fn tick(core: &Core, now_ms: u64) -> Vec<Event> {
+    let expired = core.pulse.expired(now_ms);
+    if expired.is_empty() {
+        return choose::recalls(core, now_ms);
+    }
+    expired.into_iter().map(|lease| lost(&core.state, lease, Loss::Expired)).collect()
 }
 
 fn lost(state: &State, lease: LeaseId, how: Loss) -> Event {
     Event::LeaseLost { lease, job: state.leases[&lease].job, how }
 }
 
-fn heartbeat(
-    state: &State,
-    pulse: &Pulse,
-    now_ms: u64,
-    (worker, lease): (WorkerId, LeaseId),
-    progress: Option<&Progress>,
-) -> Result<Judgement, Refusal> {
+fn heartbeat(core: &Core, now_ms: u64, request: &Request) -> Result<Judgement, Refusal> {
+    let &Request::Heartbeat { worker, lease, ref progress, seated, generation } = request else {
+        unreachable!("only a heartbeat is judged here")
+    };
+    let state = &core.state;
     let from = state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
     if from.revoked == Some(lease) {
-        return Ok(Judgement { events: vec![], outcome: Outcome::Beat { stop: true } });
+        return Ok(Judgement { events: vec![], outcome: Outcome::Beat { stop: true, lease, generation } });
     }
     let held = held(state, worker, lease)?;
-    let news = progress.filter(|p| state.jobs[&held.job].progress.as_ref() != Some(p));
-    let news = news.filter(|_| pulse.progress_is_due(lease, now_ms));
-    let event = |progress: &Progress| Event::ProgressMade { lease, job: held.job, progress: progress.clone() };
-    Ok(Judgement { events: news.map(event).into_iter().collect(), outcome: Outcome::Beat { stop: false } })
+    let job = &state.jobs[&held.job];
+    let task = job.task(held.task);
+    let mut events = Vec::new();
+    if let TaskState::Leased(gang) = &task.state
+        && matches!(task.kind, TaskKind::Train { .. })
+        && seated
+        && !gang.seats.contains(&lease)
+    {
+        events.push(Event::Seated { lease, job: held.job });
+    }
+    let news = progress.as_ref().filter(|p| job.progress.as_ref() != Some(p));
+    let news = news.filter(|_| core.pulse.progress_is_due(lease, now_ms));
+    events.extend(news.map(|progress| Event::ProgressMade { lease, job: held.job, progress: progress.clone() }));
+    Ok(Judgement { events, outcome: Outcome::Beat { stop: false, lease, generation } })
 }
 
 /// The live lease, if it is this worker's.

@@ -12,20 +12,28 @@
 //! cannot refuse. The state is the fold of the journal: a restart folds it again. What must not be replayed (when a
 //! worker was last heard) is in the [`Pulse`], which a restart begins afresh, every live lease with its full time.
 //!
-//! Invariants, asserted by [`State::check`]: at most one live lease per task and per worker; lease and worker ids only
-//! grow; what is ready is exactly what can be handed out; every done task has exactly one result; an ended job holds
-//! nothing.
+//! Invariants, asserted by [`State::check`]: at most one live lease per worker, and per task but a training's gang; lease
+//! and worker ids only grow; what is ready is exactly what can be handed out; every done task has exactly one result; an
+//! ended job holds nothing.
 
 mod check;
+mod choose;
 pub mod event;
+pub mod explain;
+pub mod gang;
 mod judge;
+pub mod keep;
+mod policy;
 mod pulse;
+pub mod queue;
 pub mod state;
 mod step;
 pub mod tokens;
 
 pub use self::{
+    gang::Seating,
     judge::{Answer, Grant, Refusal, Request},
+    policy::Policy,
     pulse::Pulse,
     state::{Job, State},
     step::{Effect, step},
@@ -40,6 +48,8 @@ pub struct Core {
     pub state: State,
     /// When workers were last heard.
     pub pulse: Pulse,
+    /// What whoever runs the coordinator has decided.
+    pub policy: Policy,
 }
 
 /// What came of a request.
@@ -55,9 +65,9 @@ pub struct Turn {
 
 impl Core {
     /// Goes on from a state that was folded from the journal.
-    pub fn restored(state: State, now_ms: u64, lease_ms: u64) -> Self {
-        let pulse = Pulse::restarted(&state, now_ms, lease_ms);
-        Self { state, pulse }
+    pub fn restored(state: State, now_ms: u64, policy: Policy) -> Self {
+        let pulse = Pulse::restarted(&state, now_ms, policy.lease_ms);
+        Self { state, pulse, policy }
     }
 
     /// Takes in one request.
@@ -67,7 +77,7 @@ impl Core {
     pub fn handle(&mut self, now_ms: u64, request: &Request) -> Result<Turn, Refusal> {
         let (mut events, mut effects) = (Vec::new(), Vec::new());
         let outcome = loop {
-            let judgement = judge::judge(&self.state, &self.pulse, now_ms, request)?;
+            let judgement = judge::judge(self, now_ms, request)?;
             for event in judgement.events {
                 let caused = step(&mut self.state, now_ms, &event).into_iter();
                 effects.extend(caused.map(|effect| (events.len(), effect)));
@@ -79,7 +89,7 @@ impl Core {
                 outcome => break outcome,
             }
         };
-        self.pulse.felt(&self.state, now_ms, request, &events);
+        self.pulse.felt(&self.state, now_ms, request, &events, &outcome);
         let answer = judge::answer(&self.state, outcome);
         Ok(Turn { events, effects, answer })
     }

@@ -3,9 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use insula_proto::ids::{LeaseId, WorkerId};
+use insula_proto::ids::{JobId, LeaseId, WorkerId};
 
-use super::{event::Event, judge::Request, state::State};
+use super::{
+    event::Event,
+    judge::{Outcome, Request},
+    queue::TaskId,
+    state::State,
+};
+
+/// What a worker that waits for work may take on the way to its next question.
+const ON_THE_WAY_MS: u64 = 2_000;
 
 /// Progress of a lease is journalled at most this often: once a second, which is the heartbeat's beat, less its jitter.
 const PROGRESS_MS: u64 = 900;
@@ -17,6 +25,10 @@ pub struct Pulse {
     deadlines: BTreeMap<LeaseId, u64>,
     heard: BTreeMap<WorkerId, u64>,
     progressed: BTreeMap<LeaseId, u64>,
+    /// Who found no work: the only job it works for, and until when it counts as waiting for more.
+    idle: BTreeMap<WorkerId, (Option<JobId>, u64)>,
+    /// The training that workers are kept for, and since when.
+    reserved: Option<(TaskId, u64)>,
 }
 
 impl Pulse {
@@ -24,7 +36,7 @@ impl Pulse {
     pub fn restarted(state: &State, now_ms: u64, lease_ms: u64) -> Self {
         let deadlines = state.leases.keys().map(|&lease| (lease, now_ms + lease_ms)).collect();
         let heard = state.leases.values().map(|lease| (lease.worker, now_ms)).collect();
-        Self { lease_ms, deadlines, heard, progressed: BTreeMap::new() }
+        Self { lease_ms, deadlines, heard, progressed: BTreeMap::new(), idle: BTreeMap::new(), reserved: None }
     }
 
     /// Live leases whose deadline has passed.
@@ -37,22 +49,48 @@ impl Pulse {
         self.heard.get(&worker).copied()
     }
 
+    /// Workers that wait for work and may compute for a job.
+    pub fn idle(&self, now_ms: u64, job: JobId) -> impl Iterator<Item = WorkerId> {
+        let waits = move |&(only, until): &(Option<JobId>, u64)| now_ms < until && only.is_none_or(|only| only == job);
+        self.idle.iter().filter(move |(_, of)| waits(of)).map(|(&worker, _)| worker)
+    }
+
+    /// For how long workers have been kept for a training.
+    pub(super) fn reserved_for(&self, now_ms: u64) -> u64 {
+        self.reserved.map_or(0, |(_, since)| now_ms.saturating_sub(since))
+    }
+
     /// Whether a lease's progress is due to be journalled.
     pub(super) fn progress_is_due(&self, lease: LeaseId, now_ms: u64) -> bool {
         self.progressed.get(&lease).is_none_or(|&last| now_ms >= last + PROGRESS_MS)
     }
 
     /// Takes in a request that was not refused, and what came of it.
-    pub(super) fn felt(&mut self, state: &State, now_ms: u64, request: &Request, events: &[Event]) {
+    pub(super) fn felt(&mut self, state: &State, now_ms: u64, request: &Request, events: &[Event], outcome: &Outcome) {
         if let Some(worker) = request.worker() {
             self.heard.insert(worker, now_ms);
         }
         if let Request::Heartbeat { lease, .. } | Request::Report { lease, .. } = request {
             self.deadlines.insert(*lease, now_ms + self.lease_ms);
         }
+        if let (Request::Lease { worker, only_job, waits_ms, .. }, Outcome::Leased { lease, reserved }) =
+            (request, outcome)
+        {
+            // A worker for one job alone does not see what is kept for others.
+            if only_job.is_none() || reserved.is_some() {
+                let before = self.reserved.filter(|(task, _)| Some(*task) == *reserved);
+                self.reserved = reserved.map(|task| (task, before.map_or(now_ms, |(_, since)| since)));
+            }
+            if lease.is_none() {
+                self.idle.insert(*worker, (*only_job, now_ms + waits_ms + ON_THE_WAY_MS));
+            }
+        }
         for event in events {
             match event {
-                Event::LeaseGranted { lease, .. } => drop(self.deadlines.insert(*lease, now_ms + self.lease_ms)),
+                Event::LeaseGranted { lease, worker, .. } => {
+                    self.deadlines.insert(*lease, now_ms + self.lease_ms);
+                    self.idle.remove(worker);
+                }
                 Event::WorkerRegistered { worker, .. } => drop(self.heard.insert(*worker, now_ms)),
                 Event::ProgressMade { lease, .. } => drop(self.progressed.insert(*lease, now_ms)),
                 _ => {}
@@ -61,5 +99,6 @@ impl Pulse {
         self.deadlines.retain(|lease, _| state.leases.contains_key(lease));
         self.progressed.retain(|lease, _| state.leases.contains_key(lease));
         self.heard.retain(|worker, _| state.workers.contains_key(worker));
+        self.idle.retain(|worker, _| state.workers.contains_key(worker));
     }
 }

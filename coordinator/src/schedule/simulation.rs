@@ -114,7 +114,7 @@ impl World {
         let request = process.pending.take().expect("a pending request was just seen");
         match (answer, request) {
             (Err(Refusal::UnknownWorker(_)), _) => (process.id, process.holds) = (None, None),
-            (Err(_), _) | (Ok(Answer::Beat { stop: true }), _) => process.holds = None,
+            (Err(_), _) | (Ok(Answer::Beat { stop: true, .. }), _) => process.holds = None,
             (Ok(Answer::Registered(id)), _) => process.id = Some(id),
             (Ok(Answer::Leased(Some(grant))), _) => {
                 let kept = match grant.job.task(grant.task).kind {
@@ -154,11 +154,11 @@ impl World {
         let process = self.processes[n].clone();
         let Some(worker) = process.id else {
             let (name, version, device) = (format!("w{n}"), VERSION.into(), "cpu".into());
-            return Request::Register { name, version, device, threads: 1 };
+            return Request::Register { name, version, device, threads: 1, address: String::new() };
         };
-        let Some((lease, kind, _)) = process.holds else { return Request::Lease { worker, only_job: None } };
+        let Some((lease, kind, _)) = process.holds else { return asking(worker, LeaseId(u64::MAX)) };
         if self.chance(40) {
-            return Request::Heartbeat { worker, lease, progress: None };
+            return beating(worker, lease);
         }
         let report = match kind {
             _ if self.chance(3) => Report::Released { reason: "a whim".into() },

@@ -22,7 +22,11 @@ use insula_proto::{
 };
 
 use super::{
-    event::{Adapters, Artifact, Checkpoint, Embedded, Evaluated, FailureClass, PhaseName, Progress, Trained},
+    event::{
+        Adapters, Artifact, Checkpoint, Embedded, Evaluated, FailureClass, LedgerSegment, PhaseName, Progress, Trained,
+    },
+    gang::{Gang, Lease, Seating},
+    queue::Queue,
     tokens::Tokens,
 };
 
@@ -39,8 +43,10 @@ pub struct State {
     pub workers: BTreeMap<WorkerId, Worker>,
     /// Live leases.
     pub leases: BTreeMap<LeaseId, Lease>,
-    /// What can be handed out, oldest job first.
-    pub ready: BTreeSet<(JobId, TaskIndex)>,
+    /// What can be handed out.
+    pub ready: Queue,
+    /// Trainings that have holders: more workers may join these.
+    pub training: BTreeSet<(JobId, TaskIndex)>,
     /// What is tokenised, and who is at what.
     pub tokens: Tokens,
     /// The greatest worker id given, 0 before the first.
@@ -58,23 +64,14 @@ pub struct Worker {
     pub device: String,
     /// Threads it computes with.
     pub threads: u32,
+    /// Where the others of a gang reach it; empty: nowhere.
+    pub address: String,
     /// The lease it holds.
     pub lease: Option<LeaseId>,
     /// The lease it was granted last, for reports that come twice.
     pub last: Option<(LeaseId, JobId, TaskIndex)>,
     /// The last lease taken from it because its job ended: its holder is told to leave off.
     pub revoked: Option<LeaseId>,
-}
-
-/// The right of a worker to compute a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
-    /// Who holds it.
-    pub worker: WorkerId,
-    /// The job.
-    pub job: JobId,
-    /// Its task.
-    pub task: TaskIndex,
 }
 
 /// A submitted job.
@@ -104,6 +101,10 @@ pub struct Job {
     pub start: Vec<Artifact>,
     /// The latest progress of any of its tasks.
     pub progress: Option<Progress>,
+    /// The epoch after which its last stage pauses; 0: none.
+    pub pause_epoch: u32,
+    /// Whether its artifacts are kept through every pruning.
+    pub pinned: bool,
 }
 
 /// Where a job stands.
@@ -162,19 +163,27 @@ pub struct Task {
     pub state: TaskState,
     /// Leases granted for it.
     pub attempts: u32,
+    /// Changes of its gang's seats.
+    pub generation: u32,
     /// Failures by class; the lost workers are those in a row without progress.
     pub failures: BTreeMap<FailureClass, u32>,
-    /// What the holder of the latest lease reported, so that a report that comes twice counts once.
+    /// What the latest holders reported, so that a report that comes twice counts once.
     pub accepted: Accepted,
 }
 
-/// The reports of one lease that were taken in.
+/// The reports of the latest holders that were taken in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Accepted {
-    /// The latest lease of the task.
-    pub lease: Option<LeaseId>,
-    /// Digests of what its holder reported.
-    pub reports: BTreeSet<Digest>,
+pub struct Accepted(BTreeSet<(LeaseId, Digest)>);
+
+impl Accepted {
+    pub(super) fn insert(&mut self, lease: LeaseId, report: Digest) {
+        self.0.insert((lease, report));
+    }
+
+    /// Whether a report of these words was taken in under the lease.
+    pub fn has(&self, lease: LeaseId, report: &Digest) -> bool {
+        self.0.contains(&(lease, report.clone()))
+    }
 }
 
 /// What a task computes.
@@ -241,8 +250,8 @@ pub enum TaskState {
     Waiting,
     /// It can be handed out.
     Ready,
-    /// A worker computes it.
-    Leased(LeaseId),
+    /// A worker computes it, or a gang.
+    Leased(Gang),
     /// Trained.
     Trained(Arc<Trained>),
     /// Evaluated.
@@ -278,10 +287,38 @@ pub struct Training {
     pub checkpoints: Vec<Checkpoint>,
     /// Adapters by epoch.
     pub epochs: Adapters,
+    /// What the updates up to the newest checkpoint were made of, in order.
+    pub ledger: Vec<LedgerSegment>,
     /// Weighted F1 on dev by epoch, once all of the epoch's shards are evaluated.
     pub dev: BTreeMap<u32, f64>,
     /// The epoch chosen on dev.
     pub best: Option<u32>,
+}
+
+impl State {
+    /// How many workers compute for a user.
+    pub fn held_by(&self, user: &str) -> u32 {
+        let held = self.leases.values().filter(|lease| self.jobs[&lease.job].spec.schedule.user == user).count();
+        u32::try_from(held).unwrap_or(u32::MAX)
+    }
+
+    /// The gang of a training, for the holder of this lease: `None` until it is seated and enough others are.
+    pub fn seating(&self, lease: LeaseId) -> Option<Seating> {
+        let Lease { job: id, task: index, .. } = *self.leases.get(&lease)?;
+        let job = &self.jobs[&id];
+        let task = job.task(index);
+        let TaskState::Leased(gang) = &task.state else { return None };
+        let rank = gang.seats.iter().position(|seat| *seat == lease)?;
+        if gang.seats.len() < job.min_workers(task.kind) {
+            return None;
+        }
+        let seat = |lease: &LeaseId| {
+            let worker = &self.workers[&self.leases[lease].worker];
+            (*lease, worker.name.clone(), worker.address.clone())
+        };
+        let seats = gang.seats.iter().map(seat).collect();
+        Some(Seating { job: id, task: index, generation: task.generation, rank, seats })
+    }
 }
 
 impl Job {
@@ -341,6 +378,34 @@ impl Job {
     /// A task of this job.
     pub fn task(&self, index: TaskIndex) -> &Task {
         &self.tasks[index.0 as usize]
+    }
+
+    /// Whether a task may be handed out: what it needs exists, and it does not pause.
+    pub fn can_start(&self, kind: TaskKind) -> bool {
+        self.has_inputs(kind) && !(self.pauses() && self.is_last_stage(kind))
+    }
+
+    fn is_last_stage(&self, kind: TaskKind) -> bool {
+        kind == TaskKind::Train { stage: self.stages.len() - 1 }
+    }
+
+    /// Whether the last stage has come to where it is to pause.
+    pub fn pauses(&self) -> bool {
+        (1..self.epochs()).contains(&self.pause_epoch) && self.training().epochs.contains_key(&self.pause_epoch)
+    }
+
+    /// The epoch after which a stage pauses; 0: none.
+    pub fn pause_of(&self, stage: usize) -> u32 {
+        if self.is_last_stage(TaskKind::Train { stage }) && self.pause_epoch < self.epochs() {
+            self.pause_epoch
+        } else {
+            0
+        }
+    }
+
+    /// The least workers that a task is handed to.
+    pub fn min_workers(&self, kind: TaskKind) -> usize {
+        if matches!(kind, TaskKind::Train { .. }) { self.spec.schedule.min_workers as usize } else { 1 }
     }
 
     /// Whether what a task needs exists.
@@ -462,6 +527,7 @@ pub(super) fn tasks_of(spec: &JobSpec, corpus: &CorpusManifest) -> Vec<Task> {
         kind,
         state: TaskState::Waiting,
         attempts: 0,
+        generation: 0,
         failures: BTreeMap::new(),
         accepted: Accepted::default(),
     };

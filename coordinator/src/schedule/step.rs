@@ -11,7 +11,8 @@ use insula_proto::{
 
 use super::{
     event::{Artifact, Checkpoint, Event, FailureClass, Loss, PhaseName, Report, Story},
-    state::{Accepted, Job, Lease, Phase, State, TaskKind, TaskState, Training, Worker, tasks_of},
+    gang::{Gang, Lease, Recall},
+    state::{Accepted, Job, Phase, State, TaskKind, TaskState, Training, Worker, tasks_of},
 };
 use crate::metric::Metric;
 
@@ -36,12 +37,18 @@ pub fn step(state: &mut State, at_ms: u64, event: &Event) -> Vec<Effect> {
             fold.job_submitted(*job, request_id, spec, corpus, corpus_name);
         }
         Event::JobCancelled { job } => fold.end(*job, Phase::Cancelled { at_ms }),
-        Event::WorkerRegistered { worker, name, device, threads } => {
-            fold.worker_registered(*worker, name, device, *threads);
+        Event::WorkerRegistered { worker, name, device, threads, address } => {
+            let (name, device, address) = (name.clone(), device.clone(), address.clone());
+            let known = Worker { name, device, threads: *threads, address, lease: None, last: None, revoked: None };
+            fold.worker_registered(*worker, known);
         }
         Event::LeaseGranted { lease, worker, job, task } => {
-            fold.lease_granted(*lease, Lease { worker: *worker, job: *job, task: *task });
+            fold.lease_granted(*lease, Lease { worker: *worker, job: *job, task: *task, recalled: None });
         }
+        Event::Seated { lease, .. } => fold.seated(*lease),
+        Event::LeaseRecalled { lease, wanted_by, .. } => fold.lease_recalled(*lease, *wanted_by),
+        Event::JobResumed { job, pause_epoch } => fold.job_resumed(*job, *pause_epoch),
+        Event::JobPinned { job, pinned } => fold.job(*job).pinned = *pinned,
         Event::LeaseLost { lease, how, .. } => fold.lease_lost(*lease, *how),
         Event::Reported { lease, base, report, .. } => fold.reported(*lease, base.as_ref(), report),
         Event::ProgressMade { job, progress, .. } => {
@@ -99,6 +106,8 @@ impl Fold<'_> {
             stages: vec![Training::default(); spec.training_stages().len()],
             start: vec![],
             progress: None,
+            pause_epoch: spec.schedule.pause_epoch,
+            pinned: false,
         };
         self.state.requests.insert(request_id.into(), id);
         self.state.jobs.insert(id, Arc::new(job));
@@ -108,15 +117,26 @@ impl Fold<'_> {
         self.finish_if_done(id);
     }
 
-    fn worker_registered(&mut self, worker: WorkerId, name: &str, device: &str, threads: u32) {
-        self.state.workers.retain(|_, known| known.name != name);
-        let (name, device) = (name.into(), device.into());
-        self.state.workers.insert(worker, Worker { name, device, threads, lease: None, last: None, revoked: None });
+    fn worker_registered(&mut self, worker: WorkerId, registered: Worker) {
+        self.state.workers.retain(|_, known| known.name != registered.name);
+        self.state.workers.insert(worker, registered);
         self.state.last_worker = worker.0;
     }
 
+    fn job_resumed(&mut self, id: JobId, pause_epoch: u32) {
+        self.job(id).pause_epoch = pause_epoch;
+        self.note(
+            id,
+            match pause_epoch {
+                0 => "goes on to its end".into(),
+                epoch => format!("goes on to epoch {epoch}"),
+            },
+        );
+        self.open_tasks(id);
+    }
+
     fn lease_granted(&mut self, lease: LeaseId, granted: Lease) {
-        let Lease { worker, job, task } = granted;
+        let Lease { worker, job, task, .. } = granted;
         self.state.last_lease = lease.0;
         self.state.leases.insert(lease, granted);
         let holder = self.state.workers.get_mut(&worker).expect("a lease goes to a registered worker");
@@ -127,31 +147,78 @@ impl Fold<'_> {
         }
         let leased = &mut self.job(job).tasks[task.0 as usize];
         leased.attempts += 1;
-        leased.accepted = Accepted { lease: Some(lease), reports: Default::default() };
-        self.move_task(job, task, TaskState::Leased(lease));
+        let gang = match &leased.state {
+            TaskState::Leased(gang) => {
+                Gang { holders: gang.holders.iter().copied().chain([lease]).collect(), ..gang.clone() }
+            }
+            _ => {
+                leased.accepted = Accepted::default();
+                Gang::of(lease)
+            }
+        };
+        self.move_task(job, task, TaskState::Leased(gang));
+        // Others may join, and of an all-or-nothing gang the others do not know yet.
+        if self.job(job).spec.workers > 1 {
+            self.effects.push(Effect::WorkIsReady);
+        }
+    }
+
+    fn seated(&mut self, lease: LeaseId) {
+        let Lease { job, task, .. } = self.state.leases[&lease];
+        let seated = &mut self.job(job).tasks[task.0 as usize];
+        let TaskState::Leased(gang) = &mut seated.state else { unreachable!("a live lease's task is leased") };
+        gang.seats.push(lease);
+        seated.generation += 1;
+        let (seats, generation) = (gang.seats.len(), seated.generation);
+        self.tell_seats(job, task, seats, generation);
+    }
+
+    fn tell_seats(&mut self, job: JobId, task: TaskIndex, seats: usize, generation: u32) {
+        if self.job(job).spec.workers > 1 {
+            let what = self.job(job).what(task);
+            self.note(job, format!("{what}: {seats} worker(s) train together, generation {generation}"));
+        }
+    }
+
+    fn lease_recalled(&mut self, lease: LeaseId, wanted_by: JobId) {
+        let worker = self.holder_of(lease);
+        let recalled = self.state.leases.get_mut(&lease).expect("only a live lease is recalled");
+        recalled.recalled = Some(Recall::For(wanted_by));
+        let Lease { job, task, .. } = *recalled;
+        let what = self.job(job).what(task);
+        self.note(job, format!("{what}: worker {worker} is wanted by {wanted_by} and leaves after this update"));
     }
 
     fn lease_lost(&mut self, lease: LeaseId, how: Loss) {
         let worker = self.holder_of(lease);
-        let Lease { job, task, .. } = self.drop_lease(lease);
+        let (Lease { job, task, .. }, others) = self.drop_lease(lease);
         let message = match how {
             Loss::Expired => format!("worker {worker} was not heard of in time"),
             Loss::NameTaken => format!("worker {worker} started anew"),
             Loss::AskedForWork => format!("worker {worker} dropped it and asked for other work"),
         };
+        if others {
+            let what = self.job(job).what(task);
+            return self.note(job, format!("{what}: {message}; the others go on"));
+        }
         self.fail_task(job, task, FailureClass::LostWorker, &message);
     }
 
     fn reported(&mut self, lease: LeaseId, base: Option<&Digest>, report: &Report) {
         let Lease { job, task, .. } = self.state.leases[&lease];
         let worker = self.holder_of(lease);
-        if report.closes() {
-            self.drop_lease(lease);
-        }
+        let others = match report {
+            Report::Released { .. } => self.drop_lease(lease).1,
+            report if report.closes() => {
+                self.dismiss(job, task);
+                false
+            }
+            _ => false,
+        };
         if self.job(job).base.is_none() {
             self.job(job).base = base.cloned();
         }
-        self.job(job).tasks[task.0 as usize].accepted.reports.insert(report.digest());
+        self.job(job).tasks[task.0 as usize].accepted.insert(lease, report.digest());
         match report {
             Report::Checkpoint(checkpoint) => self.checkpoint_kept(job, task, checkpoint),
             Report::EpochTrained { epoch, adapter } => self.epoch_trained(job, task, *epoch, adapter),
@@ -168,7 +235,9 @@ impl Fold<'_> {
             Report::Released { reason } => {
                 let what = self.job(job).what(task);
                 self.note(job, format!("{what}: worker {worker} gave it back: {reason}"));
-                self.move_task(job, task, TaskState::Ready);
+                if !others {
+                    self.put_back(job, task);
+                }
             }
         }
     }
@@ -187,8 +256,14 @@ impl Fold<'_> {
         let kept = &mut self.stage(job, task).checkpoints;
         // Later ones were left behind: the training fell back to before them.
         kept.retain(|known| known.update < checkpoint.update);
-        kept.insert(0, checkpoint.clone());
+        // What the ledger says is kept once, in the ledger.
+        kept.insert(0, Checkpoint { ledger: None, ..checkpoint.clone() });
         kept.truncate(2);
+        if let Some(segment) = &checkpoint.ledger {
+            let ledger = &mut self.stage(job, task).ledger;
+            ledger.retain(|known| known.last < segment.first);
+            ledger.push(segment.clone());
+        }
         self.note(job, format!("checkpoint kept after update {}", checkpoint.update));
     }
 
@@ -249,7 +324,7 @@ impl Fold<'_> {
     fn open_tasks(&mut self, id: JobId) {
         let job = self.job(id);
         let waiting = job.tasks.iter().zip(0..).filter(|(task, _)| task.state == TaskState::Waiting);
-        let open: Vec<_> = waiting.filter(|(task, _)| job.has_inputs(task.kind)).map(|(_, index)| index).collect();
+        let open: Vec<_> = waiting.filter(|(task, _)| job.can_start(task.kind)).map(|(_, index)| index).collect();
         for index in open {
             self.move_task(id, TaskIndex(index), TaskState::Ready);
         }
@@ -302,18 +377,35 @@ impl Fold<'_> {
             self.end(job, Phase::Failed { at_ms: self.at_ms, message: format!("{what}: {why}{tried}: {message}") });
         } else {
             self.note(job, format!("{what}: {why}: {message}; trying again ({failures} of {retries})"));
+            self.put_back(job, task);
+        }
+    }
+
+    /// A task that nobody computes any more and that has no result: it is ready again, unless it pauses.
+    fn put_back(&mut self, job: JobId, task: TaskIndex) {
+        let found = self.job(job);
+        if found.can_start(found.task(task).kind) {
             self.move_task(job, task, TaskState::Ready);
+        } else {
+            let epoch = found.pause_epoch;
+            self.move_task(job, task, TaskState::Waiting);
+            self.note(job, format!("pauses after epoch {epoch}"));
+        }
+    }
+
+    /// Takes a task's leases back: whoever still computes it is told to leave off. Its state is then the caller's to set.
+    fn dismiss(&mut self, job: JobId, task: TaskIndex) {
+        let TaskState::Leased(gang) = &mut self.job(job).tasks[task.0 as usize].state else { return };
+        for lease in std::mem::take(gang).holders {
+            let (Lease { worker, .. }, _) = self.drop_lease(lease);
+            self.state.workers.get_mut(&worker).expect("a lease's holder is registered").revoked = Some(lease);
         }
     }
 
     /// Ends a job: its leases are taken back and its workers told to leave off; the last story is the job's state.
     fn end(&mut self, id: JobId, phase: Phase) {
-        let held: Vec<_> = self.state.leases.iter().filter(|(_, l)| l.job == id).map(|(&lease, _)| lease).collect();
-        for lease in held {
-            let Lease { worker, .. } = self.drop_lease(lease);
-            self.state.workers.get_mut(&worker).expect("a lease's holder is registered").revoked = Some(lease);
-        }
         for index in 0..u32::try_from(self.job(id).tasks.len()).expect("a job has fewer than 2^32 tasks") {
+            self.dismiss(id, TaskIndex(index));
             if matches!(self.job(id).task(TaskIndex(index)).state, TaskState::Ready | TaskState::Leased(_)) {
                 self.move_task(id, TaskIndex(index), TaskState::Waiting);
             }
@@ -328,26 +420,62 @@ impl Fold<'_> {
         self.state.workers[&self.state.leases[&lease].worker].name.clone()
     }
 
-    fn drop_lease(&mut self, lease: LeaseId) -> Lease {
+    /// Ends a lease; whether others hold its task still.
+    fn drop_lease(&mut self, lease: LeaseId) -> (Lease, bool) {
         let dropped = self.state.leases.remove(&lease).expect("only a live lease ends");
         let holder = self.state.workers.get_mut(&dropped.worker).expect("a lease's holder is registered");
         holder.lease = None;
         self.state.tokens.lease_ended(lease);
-        dropped
+        let others = self.leave_gang(lease, dropped);
+        (dropped, others)
+    }
+
+    /// Takes a holder out of its task's gang; whether others are left. Where they are too few, they are to leave as well.
+    fn leave_gang(&mut self, lease: LeaseId, Lease { job, task, .. }: Lease) -> bool {
+        let left = &mut self.job(job).tasks[task.0 as usize];
+        let kind = left.kind;
+        let TaskState::Leased(gang) = &mut left.state else { unreachable!("a live lease's task is leased") };
+        let seated = gang.leave(lease);
+        let (others, seats) = (gang.holders.clone(), gang.seats.len());
+        if seated {
+            left.generation += 1;
+        }
+        let generation = left.generation;
+        if others.is_empty() {
+            return false;
+        }
+        if seated {
+            self.tell_seats(job, task, seats, generation);
+        }
+        if others.len() < self.job(job).min_workers(kind) {
+            for lease in others {
+                let lease = self.state.leases.get_mut(&lease).expect("a holder's lease is live");
+                lease.recalled = lease.recalled.or(Some(Recall::TooFew));
+            }
+        }
+        true
     }
 
     /// The only place that changes a task's state, so that the ready list is always the ready tasks.
     fn move_task(&mut self, job: JobId, index: TaskIndex, state: TaskState) {
         let worker = match &state {
-            TaskState::Leased(lease) => self.holder_of(*lease),
+            TaskState::Leased(gang) => {
+                gang.holders.iter().map(|&lease| self.holder_of(lease)).collect::<Vec<_>>().join(", ")
+            }
             _ => String::new(),
         };
+        let of = &self.state.jobs[&job];
         match state {
             TaskState::Ready => {
-                self.state.ready.insert((job, index));
+                self.state.ready.insert(of, index);
                 self.effects.push(Effect::WorkIsReady);
             }
-            _ => drop(self.state.ready.remove(&(job, index))),
+            _ => self.state.ready.remove(of, index),
+        }
+        let trains = matches!(of.task(index).kind, TaskKind::Train { .. });
+        match state {
+            TaskState::Leased(_) if trains => drop(self.state.training.insert((job, index))),
+            _ => drop(self.state.training.remove(&(job, index))),
         }
         let what = self.job(job).what(index);
         self.tell(job, Story::Task { index, what, state: state.as_str().into(), worker });

@@ -83,7 +83,8 @@ fn a_worker_that_serves_one_job_gets_no_other_jobs_tasks() {
     let worker = desk.register("one");
     desk.submit("a", spec(&[Arm::ZeroShot], 1));
     let second = desk.submit("b", spec(&[Arm::ZeroShot], 1));
-    let turn = desk.ask(Request::Lease { worker, only_job: Some(second) }).unwrap();
+    let turn =
+        desk.ask(Request::Lease { worker, only_job: Some(second), heard: LeaseId(u64::MAX), waits_ms: 0 }).unwrap();
     assert!(matches!(turn.answer, Answer::Leased(Some(grant)) if grant.job.id == second));
 }
 
@@ -276,7 +277,7 @@ fn the_same_request_id_is_the_same_job_and_other_settings_under_it_are_refused()
 fn a_worker_of_another_version_is_refused_by_name() {
     let mut desk = Desk::new();
     let (name, device) = ("a".to_owned(), "cpu".to_owned());
-    let request = Request::Register { name, version: "0.0.9".into(), device, threads: 1 };
+    let request = Request::Register { name, version: "0.0.9".into(), device, threads: 1, address: String::new() };
     let refusal = desk.ask(request).unwrap_err().to_string();
     assert!(refusal.starts_with("worker 'a' is insula 0.0.9, the coordinator is insula "), "{refusal}");
 }
@@ -318,7 +319,8 @@ fn progress_is_journalled_about_once_a_second_and_a_bare_heartbeat_never() {
         let (what, loss) = ("evaluate".into(), None);
         let progress =
             Progress { update: 0, updates: 0, epoch: 0, loss, lr: 0.0, samples_per_s: 1.0, done, total: 20, what };
-        desk.ask(Request::Heartbeat { worker: a, lease, progress: Some(progress) }).unwrap();
+        desk.ask(Request::Heartbeat { worker: a, lease, progress: Some(progress), seated: false, generation: 0 })
+            .unwrap();
         desk.beat(a, lease).unwrap();
         desk.pass(100);
     }

@@ -10,10 +10,7 @@ use insula_proto::{
     ids::{Digest, JobId, WorkerId},
 };
 
-use crate::schedule::{
-    Core, Job, State,
-    state::{Lease, Worker},
-};
+use crate::schedule::{Core, Job, State, gang::Lease, state::Worker};
 
 /// Jobs, corpora and workers as the journal has them on disk.
 #[derive(Debug, Default)]

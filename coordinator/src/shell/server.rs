@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "the room that makes the state directory's folders")]
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,12 +28,14 @@ use tonic::transport::{Server, server::TcpIncoming};
 use super::{
     artifacts::{ArtifactError, Artifacts},
     clock::Clock,
+    gauges::Gauges,
     grpc::{Desk, MESSAGE_BYTES_MAX},
     logs::Logs,
     owner::{Owner, owner},
+    secret::Secret,
     store::{Store, StoreError},
 };
-use crate::schedule::Core;
+use crate::schedule::{Core, Policy};
 
 /// A call that takes longer is given up: the longest there is waits 30 s for work, an import reads for seconds.
 const CALL: Duration = Duration::from_secs(120);
@@ -53,12 +56,17 @@ pub struct CoordinatorConfig {
     pub heartbeat_ms: u32,
     /// How long a lease lasts without.
     pub lease_ms: u32,
+    /// Workers that a user may hold at once, where `quotas` does not say; 0: all.
+    pub quota: u32,
+    /// By user.
+    pub quotas: BTreeMap<String, u32>,
 }
 
 impl CoordinatorConfig {
     /// The usual set-up: loopback, a heartbeat a second, a lease lost after five without.
     pub fn new(state_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
-        Self { state_dir: state_dir.into(), listen, allow_remote: false, heartbeat_ms: 1000, lease_ms: 5000 }
+        let (heartbeat_ms, lease_ms, quota, quotas) = (1000, 5000, 0, BTreeMap::new());
+        Self { state_dir: state_dir.into(), listen, allow_remote: false, heartbeat_ms, lease_ms, quota, quotas }
     }
 }
 
@@ -161,7 +169,10 @@ pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Re
     }
     let clock = Clock::start();
     let (mut store, reader) = Store::open(&config.state_dir).await?;
-    let core = Core::restored(store.fold().await?, clock.now_ms(), config.lease_ms.into());
+    let policy = Policy { quota: config.quota, quotas: config.quotas, ..Policy::new(config.lease_ms.into()) };
+    let core = Core::restored(store.fold().await?, clock.now_ms(), policy);
+    let secret = Secret::open(&config.state_dir);
+    let secret = secret.map_err(|source| StoreError::Unwritable { path: config.state_dir.clone(), source })?;
     let artifacts = open_artifacts(&config.state_dir).await?;
     let logs = Logs::new(make_folder(&config.state_dir, "logs")?);
     let listening = |source| StartError::Listen { address: config.listen, source };
@@ -179,6 +190,8 @@ pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Re
         imports: Arc::new(Semaphore::new(1)),
         heartbeat_ms: config.heartbeat_ms,
         lease_ms: config.lease_ms,
+        secret,
+        gauges: Gauges::default(),
     };
     let serving = serve(desk, listener, stop.clone()).await?;
     let served = tokio::spawn(run(owner, serving, stop.clone()));

@@ -279,7 +279,8 @@ mod tests {
 
     fn entry(worker: u64) -> Entry {
         let (name, device) = (format!("w{worker}"), "cpu".into());
-        let event = Event::WorkerRegistered { worker: WorkerId(worker), name, device, threads: 1 };
+        let event =
+            Event::WorkerRegistered { worker: WorkerId(worker), name, device, threads: 1, address: String::new() };
         Entry { at_ms: worker, event, stories: vec![] }
     }
 

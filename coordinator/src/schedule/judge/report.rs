@@ -10,7 +10,7 @@ use insula_proto::{
 use super::{
     super::{
         event::{Artifact, Embedded, Event, Report},
-        state::{Job, State, TaskKind, Worker},
+        state::{Job, State, TaskKind, TaskState, Worker},
     },
     Judgement, Refusal, done, held,
 };
@@ -27,6 +27,13 @@ pub(super) fn report(
     }
     let held = held(state, worker, lease)?;
     let job = &state.jobs[&held.job];
+    let leads = matches!(report, Report::Checkpoint(_) | Report::EpochTrained { .. } | Report::Trained(_));
+    if let TaskState::Leased(gang) = &job.task(held.task).state
+        && leads
+        && gang.lead() != Some(lease)
+    {
+        return Err(Refusal::NotLead { lease, job: job.id });
+    }
     fits(job, held.task, report)?;
     let base = base_of(job, base, report)?;
     if is_known_epoch(job, held.task, report) {
@@ -41,8 +48,7 @@ fn was_accepted(state: &State, from: &Worker, lease: LeaseId, report: &Report) -
     let Some((job, task)) = from.last.filter(|(last, ..)| *last == lease).map(|(_, job, task)| (job, task)) else {
         return false;
     };
-    let accepted = &state.jobs[&job].task(task).accepted;
-    accepted.lease == Some(lease) && accepted.reports.contains(&report.digest())
+    state.jobs[&job].task(task).accepted.has(lease, &report.digest())
 }
 
 /// A worker that was told to stop gives back what it no longer holds.

@@ -20,8 +20,10 @@ const WAIT_MS_MAX: u32 = 30_000;
 #[tonic::async_trait]
 impl Fleet for Desk {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
-        let v1::RegisterRequest { name, version, device, threads, .. } = request.into_inner();
-        let request = schedule::Request::Register { name, version, device, threads };
+        let caller = request.remote_addr().map(|caller| caller.ip());
+        let v1::RegisterRequest { name, version, device, threads, sync_address } = request.into_inner();
+        let address = reachable(&sync_address, caller);
+        let request = schedule::Request::Register { name, version, device, threads, address };
         match self.owner.ask(request).await.map_err(ask_status)? {
             Answer::Registered(worker) => Ok(Response::new(v1::RegisterResponse {
                 worker_id: worker.0,
@@ -33,13 +35,14 @@ impl Fleet for Desk {
     }
 
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
-        let v1::LeaseRequest { worker_id, wait_ms, only_job, .. } = request.into_inner();
+        let v1::LeaseRequest { worker_id, wait_ms, only_job, heard_lease_id } = request.into_inner();
         let only_job = match only_job.as_str() {
             "" => None,
             text => Some(text.parse().map_err(invalid("only_job"))?),
         };
-        let request = schedule::Request::Lease { worker: WorkerId(worker_id), only_job };
         let wait = Duration::from_millis(wait_ms.min(WAIT_MS_MAX).into());
+        let (worker, heard) = (WorkerId(worker_id), LeaseId(heard_lease_id));
+        let request = schedule::Request::Lease { worker, only_job, heard, waits_ms: wait_ms.min(WAIT_MS_MAX).into() };
         let grant = tokio::select! {
             grant = self.wait_for_work(request, wait) => grant?,
             () = self.stop.cancelled() => None,
@@ -51,11 +54,19 @@ impl Fleet for Desk {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let v1::HeartbeatRequest { worker_id, lease_id, progress, .. } = request.into_inner();
+        let v1::HeartbeatRequest { worker_id, lease_id, progress, seated, generation, metrics } = request.into_inner();
         let progress = progress.map(wire::parsed_progress);
         let (worker, lease) = (WorkerId(worker_id), LeaseId(lease_id));
-        match self.owner.ask(schedule::Request::Heartbeat { worker, lease, progress }).await.map_err(ask_status)? {
-            Answer::Beat { stop } => Ok(Response::new(v1::HeartbeatResponse { stop, ..Default::default() })),
+        let request = schedule::Request::Heartbeat { worker, lease, progress, seated, generation };
+        let answer = self.owner.ask(request).await.map_err(ask_status)?;
+        if let Some(metrics) = metrics {
+            self.gauges.set(worker, metrics);
+        }
+        match answer {
+            Answer::Beat { stop, recalled, gang } => {
+                let gang = gang.map(|seating| wire::gang(&seating, &self.secret));
+                Ok(Response::new(v1::HeartbeatResponse { stop, recalled, gang }))
+            }
             other => unreachable!("a heartbeat is answered with whether to stop, got {other:?}"),
         }
     }
@@ -119,6 +130,14 @@ impl Fleet for Desk {
     }
 }
 
+/// Where a worker can be reached: an address without a host stands on the host it calls from.
+fn reachable(told: &str, caller: Option<std::net::IpAddr>) -> String {
+    match (told.strip_prefix(':').map(str::parse), caller) {
+        (Some(Ok(port)), Some(host)) => std::net::SocketAddr::new(host, port).to_string(),
+        _ => told.into(),
+    }
+}
+
 impl Desk {
     /// Asks now, and again whenever something becomes ready, until there is work or the wait is over.
     async fn wait_for_work(&self, request: schedule::Request, wait: Duration) -> Result<Option<Grant>, Status> {
@@ -167,7 +186,8 @@ impl Desk {
             threads: known.worker.threads,
             alive: silent < most,
             doing: doing.unwrap_or_default(),
-            ..Default::default()
+            sync_address: known.worker.address.clone(),
+            metrics: self.gauges.of(known.id),
         }
     }
 }

@@ -96,29 +96,37 @@ impl Jobs for Desk {
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
         let job = self.job(&request.into_inner().job_id)?.id;
-        match self.owner.ask(schedule::Request::Cancel { job }).await.map_err(ask_status)? {
-            Answer::Job(job) => {
-                let job = Some(wire::job(&job, &self.owner.board().read()));
-                Ok(Response::new(v1::CancelResponse { job }))
-            }
-            other => unreachable!("a cancel is answered with its job, got {other:?}"),
+        Ok(Response::new(v1::CancelResponse { job: Some(self.changed(schedule::Request::Cancel { job }).await?) }))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        let job = self.job(&request.into_inner().job_id)?.id;
+        match self.owner.ask(schedule::Request::Explain { job }).await.map_err(ask_status)? {
+            Answer::Explained(sentences) => Ok(Response::new(v1::ExplainResponse { sentences })),
+            other => unreachable!("a question is answered with sentences, got {other:?}"),
         }
     }
 
-    async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
-        Err(Status::unimplemented("explain"))
+    async fn resume(&self, request: Request<v1::ResumeRequest>) -> Result<Response<v1::ResumeResponse>, Status> {
+        let v1::ResumeRequest { job_id, pause_epoch } = request.into_inner();
+        let job = self.job(&job_id)?.id;
+        let job = Some(self.changed(schedule::Request::Resume { job, pause_epoch }).await?);
+        Ok(Response::new(v1::ResumeResponse { job }))
     }
 
-    async fn resume(&self, _: Request<v1::ResumeRequest>) -> Result<Response<v1::ResumeResponse>, Status> {
-        Err(Status::unimplemented("resume"))
+    async fn ledger(&self, request: Request<v1::LedgerRequest>) -> Result<Response<v1::LedgerResponse>, Status> {
+        let job = self.job(&request.into_inner().job_id)?;
+        let stages = job
+            .stages
+            .iter()
+            .map(|stage| v1::StageLedger { segments: stage.ledger.iter().map(wire::ledger_segment).collect() });
+        Ok(Response::new(v1::LedgerResponse { stages: stages.collect() }))
     }
 
-    async fn ledger(&self, _: Request<v1::LedgerRequest>) -> Result<Response<v1::LedgerResponse>, Status> {
-        Err(Status::unimplemented("ledger"))
-    }
-
-    async fn pin(&self, _: Request<v1::PinRequest>) -> Result<Response<v1::PinResponse>, Status> {
-        Err(Status::unimplemented("pin"))
+    async fn pin(&self, request: Request<v1::PinRequest>) -> Result<Response<v1::PinResponse>, Status> {
+        let v1::PinRequest { job_id, pinned } = request.into_inner();
+        let job = self.job(&job_id)?.id;
+        Ok(Response::new(v1::PinResponse { job: Some(self.changed(schedule::Request::Pin { job, pinned }).await?) }))
     }
 
     async fn report(&self, request: Request<v1::JobReportRequest>) -> Result<Response<v1::JobReport>, Status> {
@@ -134,6 +142,14 @@ impl Jobs for Desk {
 }
 
 impl Desk {
+    /// Asks for a change of a job, and shows the job as it then is.
+    async fn changed(&self, request: schedule::Request) -> Result<v1::Job, Status> {
+        match self.owner.ask(request).await.map_err(ask_status)? {
+            Answer::Job(job) => Ok(wire::job(&job, &self.owner.board().read())),
+            other => unreachable!("a change of a job is answered with the job, got {other:?}"),
+        }
+    }
+
     /// The corpus of the job a request id was given: it need not be read again to answer a submit that comes twice.
     fn known_corpus(&self, request_id: &str) -> Option<CorpusManifest> {
         let posted = self.owner.board().read();

@@ -22,8 +22,10 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::{
     artifacts::{ArtifactError, Artifacts},
     clock::Clock,
+    gauges::Gauges,
     logs::{LogError, Logs},
     owner::{AskError, OwnerHandle},
+    secret::Secret,
     sharding::{Sharded, ShardingError, shard_job},
     store::Reader,
 };
@@ -56,6 +58,10 @@ pub struct Desk {
     pub heartbeat_ms: u32,
     /// How long a lease lasts without.
     pub lease_ms: u32,
+    /// What gangs' keys are made of.
+    pub secret: Secret,
+    /// What workers last said of their memory and time.
+    pub gauges: Gauges,
 }
 
 /// A stream of answers.
@@ -107,6 +113,7 @@ fn ask_status(error: AskError) -> Status {
             Refusal::UnknownJob(_) => Status::not_found(message),
             Refusal::RequestIdTaken { .. } => Status::already_exists(message),
             Refusal::NotAName(_) => invalid("name")(message),
+            Refusal::NoSuchPause { .. } => invalid("pause_epoch")(message),
             Refusal::NotARequestId(_) => invalid("request_id")(message),
             Refusal::NoStart { .. } => bad_request(vec![Violation {
                 field: "adapter.from".into(),
@@ -122,6 +129,8 @@ fn ask_status(error: AskError) -> Status {
             Refusal::UnknownWorker(_)
             | Refusal::OtherVersion { .. }
             | Refusal::StaleLease { .. }
+            | Refusal::NotLead { .. }
+            | Refusal::Ended(_)
             | Refusal::OtherBase { .. }
             | Refusal::OtherEncoder { .. }
             | Refusal::EpochMissing { .. } => Status::failed_precondition(message),

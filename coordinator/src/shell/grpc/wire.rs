@@ -2,7 +2,7 @@
 
 use insula_proto::{
     corpus::Split,
-    ids::{Digest, TaskIndex},
+    ids::{Digest, LeaseId, TaskIndex},
     job::Arm,
     tally::Tally,
     v1,
@@ -12,16 +12,17 @@ use tonic::Status;
 use super::invalid;
 use crate::{
     schedule::{
-        Grant, Job,
+        Grant, Job, Seating,
         event::{
-            Artifact, Checkpoint, Embedded, Evaluated, ExternalUsage, FailureClass, PhaseName, Progress, Report, Story,
-            Trained,
+            Artifact, Checkpoint, Embedded, Evaluated, ExternalUsage, FailureClass, LedgerSegment, PhaseName, Progress,
+            Report, Story, Trained,
         },
-        state::{Phase, TaskKind, TaskState},
+        state::{Phase, Task, TaskKind, TaskState, Training},
         tokens::Claim,
     },
     shell::{
         board::Posted,
+        secret::Secret,
         store::{Token, Told},
     },
 };
@@ -32,13 +33,16 @@ pub(super) fn job(job: &Job, posted: &Posted) -> v1::Job {
         index,
         what: job.what(TaskIndex(index)),
         state: task.state.as_str().into(),
-        worker: match task.state {
-            TaskState::Leased(lease) => {
-                posted.workers.iter().find(|w| w.worker.lease == Some(lease)).map(|w| w.worker.name.clone())
+        worker: match &task.state {
+            TaskState::Leased(gang) => {
+                let name = |lease: &LeaseId| {
+                    let holder = posted.workers.iter().find(|w| w.worker.lease == Some(*lease));
+                    holder.map(|w| w.worker.name.clone())
+                };
+                gang.holders.iter().filter_map(name).collect::<Vec<_>>().join(", ")
             }
-            _ => None,
-        }
-        .unwrap_or_default(),
+            _ => String::new(),
+        },
         attempts: task.attempts,
     });
     v1::Job { tasks: tasks.collect(), ..job_head(job) }
@@ -59,8 +63,47 @@ pub(super) fn job_head(job: &Job) -> v1::Job {
         failure,
         tasks: vec![],
         progress: job.progress.as_ref().map(progress),
-        ..Default::default()
+        epochs: epochs(job),
+        paused_epoch: if paused(job) { job.pause_epoch } else { 0 },
+        pinned: job.pinned,
     }
+}
+
+/// The last stage's epochs, as far as they are evaluated on dev.
+fn epochs(job: &Job) -> Vec<v1::EpochScored> {
+    let Training { dev, best, .. } = job.training();
+    let scored =
+        |(&epoch, &weighted_f1): (&u32, &f64)| v1::EpochScored { epoch, weighted_f1, best: *best == Some(epoch) };
+    dev.iter().map(scored).collect()
+}
+
+/// Whether a job waits to be told to go on: its training has come to its pause, and nobody computes it any more.
+fn paused(job: &Job) -> bool {
+    let trains = |task: &Task| {
+        matches!(task.kind, TaskKind::Train { .. }) && matches!(task.state, TaskState::Leased(_) | TaskState::Ready)
+    };
+    !job.phase.name().is_final() && job.pauses() && !job.tasks.iter().any(trains)
+}
+
+/// A gang as a member is told of it; the key is the generation's own.
+pub(super) fn gang(seating: &Seating, secret: &Secret) -> v1::Gang {
+    let Seating { job, task, generation, rank, seats } = seating;
+    let seat = |(lease, worker, address): &(LeaseId, String, String)| {
+        let (worker, address) = (worker.clone(), address.clone());
+        v1::Seat { lease_id: lease.0, worker, address }
+    };
+    v1::Gang {
+        generation: *generation,
+        rank: u32::try_from(*rank).expect("a gang has fewer than 2^32 seats"),
+        seats: seats.iter().map(seat).collect(),
+        key: secret.key_of(*job, *task, *generation).to_vec(),
+    }
+}
+
+/// A piece of the ledger.
+pub(super) fn ledger_segment(segment: &LedgerSegment) -> v1::LedgerSegment {
+    let lines = artifacts(std::slice::from_ref(&segment.lines)).pop();
+    v1::LedgerSegment { first: segment.first, last: segment.last, lines }
 }
 
 pub(super) fn job_state(phase: PhaseName) -> v1::JobState {
@@ -138,13 +181,14 @@ fn task(job: &Job, kind: TaskKind) -> v1::lease::Task {
                     ..Default::default()
                 })
                 .collect();
+            let pause_epoch = job.pause_of(stage);
             let stage = u32::try_from(stage).expect("a job has fewer than 2^32 stages");
             v1::lease::Task::Train(v1::TrainTask {
                 checkpoints,
                 stage,
                 adapter,
                 embeddings: embeddings(Split::Train),
-                pause_epoch: 0,
+                pause_epoch,
             })
         }
         TaskKind::Embed { split, shard: place } => v1::lease::Task::Embed(v1::EmbedTask {
@@ -231,7 +275,9 @@ pub(super) fn parsed_report(report: Option<v1::report_request::Report>) -> Resul
     Ok(match report.ok_or("is missing: expected one of its kinds").map_err(invalid("report"))? {
         Wire::Checkpoint(c) => {
             let manifest = c.manifest_digest.parse().map_err(invalid("checkpoint.manifest_digest"))?;
-            Report::Checkpoint(Checkpoint { update: c.update, manifest })
+            let state = c.state.map(parsed_artifact).transpose()?;
+            let ledger = c.ledger.map(parsed_segment).transpose()?;
+            Report::Checkpoint(Checkpoint { update: c.update, manifest, state, ledger })
         }
         Wire::Epoch(e) => {
             let adapter = e.adapter.into_iter().map(parsed_artifact).collect::<Result<_, _>>()?;
@@ -270,6 +316,14 @@ pub(super) fn parsed_report(report: Option<v1::report_request::Report>) -> Resul
         Wire::Failed(f) => Report::Failed { class: failure_class(f.class()), message: f.message },
         Wire::Released(r) => Report::Released { reason: r.reason },
     })
+}
+
+fn parsed_segment(segment: v1::LedgerSegment) -> Result<LedgerSegment, Status> {
+    let v1::LedgerSegment { first, last, lines } = segment;
+    if first == 0 || last < first {
+        return Err(invalid("checkpoint.ledger")(format!("updates {first} to {last}: expected the first from 1 up")));
+    }
+    Ok(LedgerSegment { first, last, lines: parsed_artifact(lines.unwrap_or_default())? })
 }
 
 fn parsed_usage(usage: v1::ExternalUsage) -> ExternalUsage {
