@@ -45,6 +45,14 @@ pub enum Command {
     Logs(LogsArgs),
     /// Stop a job; what it finished is kept.
     Cancel(JobArgs),
+    /// Say why a job stands where it stands, and what would let it go on.
+    Explain(JobArgs),
+    /// Let a job go on that pauses after an epoch.
+    Resume(ResumeArgs),
+    /// Keep everything of a job through every pruning.
+    Pin(PinArgs),
+    /// Delete artifacts that nothing needs: of ended jobs, all but the best and the latest.
+    Prune(PruneArgs),
     /// Print a finished job's report, or write it with its adapter and predictions.
     Report(ReportArgs),
     /// Label the utterances of dialogues with a base and an adapter.
@@ -238,6 +246,43 @@ pub struct LogsArgs {
 pub struct JobArgs {
     /// The job.
     pub job: String,
+    /// Which coordinator.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `insula resume`
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// The job.
+    pub job: String,
+    /// Pause again after this epoch; by default it goes on to its end.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub epoch: u32,
+    /// Which coordinator.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `insula pin`
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// The job.
+    pub job: String,
+    /// No longer.
+    #[arg(long)]
+    pub off: bool,
+    /// Which coordinator.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `insula prune`
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Only say what would be deleted.
+    #[arg(long)]
+    pub dry_run: bool,
     /// Which coordinator.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -1,6 +1,6 @@
 //! `insula coordinator`: serves until asked to stop.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use insula_coordinator::shell::server::CoordinatorConfig;
 use serde::{Deserialize, Serialize};
@@ -18,12 +18,19 @@ struct CoordinatorSettings {
     state: PathBuf,
     /// Listen on an address that other machines reach, though connections carry no authentication yet.
     allow_remote: bool,
+    /// Workers that a user's jobs may hold at once; 0: all.
+    quota: u32,
+    /// The same for single users, by name.
+    quotas: BTreeMap<String, u32>,
+    /// Artifacts that nothing needs are deleted this often, minutes; 0: never.
+    prune_minutes: u32,
 }
 
 impl Default for CoordinatorSettings {
     fn default() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 7461));
-        Self { listen, state: ".insula".into(), allow_remote: false }
+        let (quota, quotas, prune_minutes) = (0, BTreeMap::new(), 60);
+        Self { listen, state: ".insula".into(), allow_remote: false, quota, quotas, prune_minutes }
     }
 }
 
@@ -35,8 +42,9 @@ pub async fn run(args: CoordinatorArgs, verbose: u8) -> Result<(), Failure> {
     make_state_directory(&state)?;
     let _log = logging::start(verbose.max(1), Some((&state, "coordinator.log")));
     let listen = args.listen.unwrap_or(settings.listen);
-    let allow_remote = settings.allow_remote;
-    let config = CoordinatorConfig { allow_remote, ..CoordinatorConfig::new(state.clone(), listen) };
+    let CoordinatorSettings { allow_remote, quota, quotas, prune_minutes, .. } = settings;
+    let usual = CoordinatorConfig::new(state.clone(), listen);
+    let config = CoordinatorConfig { allow_remote, quota, quotas, prune_minutes, ..usual };
     let serving = Serving::start(config).await?;
     say!("coordinator at {}, state in {}", serving.url(), state.display());
     super::worker::asked_to_stop().await;

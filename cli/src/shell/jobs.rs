@@ -107,7 +107,8 @@ async fn all(client: &Client, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn summary(job: &Job) -> String {
+/// A job in a line.
+pub fn summary(job: &Job) -> String {
     let name = job.spec.as_ref().map_or("", |spec| &spec.name);
     format!("{}  {}  {name}", job.job_id, state_name(job.state()))
 }

@@ -16,6 +16,7 @@ mod out;
 mod predict;
 mod run;
 mod settings;
+mod steer;
 mod study;
 mod worker;
 
@@ -56,6 +57,10 @@ async fn asynchronous(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Watch(args) => jobs::watch(args).await,
         Command::Logs(args) => jobs::logs(args).await,
         Command::Cancel(args) => jobs::cancel(args).await,
+        Command::Explain(args) => steer::explain(args).await,
+        Command::Resume(args) => steer::resume(args).await,
+        Command::Pin(args) => steer::pin(args).await,
+        Command::Prune(args) => steer::prune(args).await,
         Command::Report(args) => jobs::report(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Sweep(args) => study::sweep(args, verbose).await,

@@ -305,7 +305,7 @@ impl Checkpoint {
     }
 }
 
-/// The ledger of some updates in a row, a line of JSON each.
+/// The ledger of some updates in a row, a line of JSON each; lines of other updates do not count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerSegment {
     /// The first update, from 1.

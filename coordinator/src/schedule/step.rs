@@ -261,7 +261,11 @@ impl Fold<'_> {
         kept.truncate(2);
         if let Some(segment) = &checkpoint.ledger {
             let ledger = &mut self.stage(job, task).ledger;
-            ledger.retain(|known| known.last < segment.first);
+            // Members of a gang begin their lines at different checkpoints, so a new lead's may reach into older segments.
+            ledger.retain_mut(|known| {
+                known.last = known.last.min(segment.first - 1);
+                known.first <= known.last
+            });
             ledger.push(segment.clone());
         }
         self.note(job, format!("checkpoint kept after update {}", checkpoint.update));

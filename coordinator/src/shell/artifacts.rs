@@ -46,6 +46,17 @@ pub enum ArtifactError {
     Store(#[from] object_store::Error),
 }
 
+/// An artifact as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// What it is called.
+    pub digest: Digest,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was stored, Unix time.
+    pub stored_ms: u64,
+}
+
 /// The store; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
@@ -86,6 +97,29 @@ impl Artifacts {
         let key = Key::from(format!("incoming/{number}"));
         let upload = self.store.put_multipart(&key).await?;
         Ok(Incoming { store: self.store.clone(), key, upload, hasher: Hasher::default(), bytes: 0 })
+    }
+
+    /// Every artifact, with its size and when it was stored.
+    pub fn all(&self) -> impl Stream<Item = Result<Stored, ArtifactError>> + Send + use<> {
+        let stored = |object: object_store::ObjectMeta| {
+            let hex = object.location.filename()?;
+            let digest = format!("sha256:{hex}").parse().ok()?;
+            let stored_ms = u64::try_from(object.last_modified.timestamp_millis()).unwrap_or(0);
+            Some(Stored { digest, bytes: object.size, stored_ms })
+        };
+        let listed = self.store.list(Some(&Key::from("sha256")));
+        listed.map_err(ArtifactError::from).try_filter_map(move |object| std::future::ready(Ok(stored(object))))
+    }
+
+    /// Deletes an artifact; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn delete(&self, digest: &Digest) -> Result<(), ArtifactError> {
+        match self.store.delete(&key_of(digest)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether an artifact is there; its bytes are not looked at.

@@ -14,6 +14,7 @@ pub mod gauges;
 pub mod grpc;
 pub mod logs;
 pub mod owner;
+pub mod pruning;
 pub mod secret;
 pub mod server;
 pub mod sharding;

@@ -32,6 +32,7 @@ use super::{
     grpc::{Desk, MESSAGE_BYTES_MAX},
     logs::Logs,
     owner::{Owner, owner},
+    pruning::prune_regularly,
     secret::Secret,
     store::{Store, StoreError},
 };
@@ -60,13 +61,16 @@ pub struct CoordinatorConfig {
     pub quota: u32,
     /// By user.
     pub quotas: BTreeMap<String, u32>,
+    /// Artifacts that nothing needs are deleted this often, minutes; 0: never.
+    pub prune_minutes: u32,
 }
 
 impl CoordinatorConfig {
     /// The usual set-up: loopback, a heartbeat a second, a lease lost after five without.
     pub fn new(state_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
         let (heartbeat_ms, lease_ms, quota, quotas) = (1000, 5000, 0, BTreeMap::new());
-        Self { state_dir: state_dir.into(), listen, allow_remote: false, heartbeat_ms, lease_ms, quota, quotas }
+        let (allow_remote, prune_minutes) = (false, 60);
+        Self { state_dir: state_dir.into(), listen, allow_remote, heartbeat_ms, lease_ms, quota, quotas, prune_minutes }
     }
 }
 
@@ -180,6 +184,10 @@ pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Re
     let addr = listener.local_addr().map_err(listening)?;
     let (owner, handle) = owner(core, store, clock);
     let stop = shutdown.child_token();
+    if config.prune_minutes > 0 {
+        let every = Duration::from_secs(60 * u64::from(config.prune_minutes));
+        tokio::spawn(prune_regularly(handle.clone(), artifacts.clone(), every, stop.clone()));
+    }
     let desk = Desk {
         owner: handle,
         reader,

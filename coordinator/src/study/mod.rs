@@ -10,6 +10,7 @@
 //! Everything here is pure: files are read and written, and jobs are run, by whoever calls.
 
 pub mod figure;
+pub mod halving;
 pub mod instructerc;
 pub mod outcome;
 pub mod published;

@@ -6,8 +6,11 @@ use std::{
     time::Duration,
 };
 
-use insula_coordinator::shell::server::CoordinatorConfig;
-use insula_proto::v1::{Job, JobState};
+use insula_coordinator::{
+    shell::server::CoordinatorConfig,
+    study::halving::{Decision, Early, Standing, Standstill},
+};
+use insula_proto::v1::{CancelRequest, Job, JobState, ResumeRequest};
 use tracing_appender::non_blocking::WorkerGuard;
 
 use super::get;
@@ -76,12 +79,12 @@ impl Fleet {
         self.shown.note(&format!("warning: {text}"));
     }
 
-    /// Waits until all jobs have ended, telling each as it does, and stops the workers that were started here; gives the
-    /// jobs in order.
+    /// Waits until all jobs have ended, telling each as it does, and giving up early those that `early` says; gives the jobs
+    /// in order.
     ///
     /// # Errors
     /// When the coordinator or the workers are given up, or the person interrupts: what has ended is kept.
-    pub async fn wait(&mut self, jobs: &[String]) -> Result<Vec<Job>, Failure> {
+    pub async fn wait(&mut self, jobs: &[String], early: &Early) -> Result<Vec<Job>, Failure> {
         let mut workers = self.workers.take();
         let given_up = async {
             match &mut workers {
@@ -90,22 +93,17 @@ impl Fleet {
             }
         };
         let ended = tokio::select! {
-            ended = self.all_ended(jobs) => ended,
+            ended = self.all_ended(jobs, early) => ended,
             failure = given_up => Err(failure),
             _ = tokio::signal::ctrl_c() => {
                 Err(Failure::Interrupted("what has ended is kept; go on with the same command".into()))
             }
         };
-        if let Some(workers) = workers {
-            tokio::select! {
-                () = workers.stop() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        }
+        self.workers = workers;
         ended
     }
 
-    async fn all_ended(&self, jobs: &[String]) -> Result<Vec<Job>, Failure> {
+    async fn all_ended(&self, jobs: &[String], early: &Early) -> Result<Vec<Job>, Failure> {
         let mut known: BTreeMap<&String, (String, Option<Job>)> = BTreeMap::new();
         let mut told = BTreeSet::new();
         loop {
@@ -133,20 +131,57 @@ impl Fleet {
             if told.len() == known.len() {
                 break;
             }
+            let standings: Vec<_> =
+                jobs.iter().map(|id| standing(known.get(id).and_then(|(_, job)| job.as_ref()))).collect();
+            for decision in early.decide(&standings) {
+                self.act_on(decision, jobs).await?;
+            }
             tokio::time::sleep(LOOK).await;
         }
         let last = |id: &String| known.get(id).and_then(|(_, job)| job.clone()).unwrap_or_default();
         Ok(jobs.iter().map(last).collect())
     }
 
+    async fn act_on(&self, decision: Decision, jobs: &[String]) -> Result<(), Failure> {
+        let client = &self.client;
+        match decision {
+            Decision::Resume { trial, pause_epoch } => {
+                let request = ResumeRequest { job_id: jobs[trial].clone(), pause_epoch };
+                client.jobs().resume(request).await.map_err(|status| client.failure(&status))?;
+                let goal = if pause_epoch == 0 { "its end".into() } else { format!("epoch {pause_epoch}") };
+                self.shown.note(&format!("{} goes on to {goal}", jobs[trial]));
+            }
+            Decision::Stop { trial, why } => {
+                let request = CancelRequest { job_id: jobs[trial].clone() };
+                client.jobs().cancel(request).await.map_err(|status| client.failure(&status))?;
+                self.shown.note(&format!("{} is stopped: {why}", jobs[trial]));
+            }
+        }
+        Ok(())
+    }
+
     /// Stops the coordinator and the workers, where they were started here.
     pub async fn close(self) {
         self.shown.finish();
         if let Some(workers) = self.workers {
-            workers.stop().await;
+            tokio::select! {
+                () = workers.stop() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
         }
         self.client.close().await;
     }
+}
+
+/// What a job has come to, as a trial of a search.
+fn standing(job: Option<&Job>) -> Standing {
+    let Some(job) = job else { return Standing::default() };
+    let stage = match job.paused_epoch {
+        _ if is_final(job.state()) => Standstill::Ended,
+        0 => Standstill::Running,
+        epoch => Standstill::Paused(epoch),
+    };
+    Standing { scores: job.epochs.iter().map(|e| (e.epoch, e.weighted_f1)).collect(), stage }
 }
 
 fn is_final(state: JobState) -> bool {

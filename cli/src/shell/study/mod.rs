@@ -11,7 +11,7 @@ pub use self::{reproduce::reproduce, sweep::sweep};
 
 use std::path::Path;
 
-use insula_coordinator::study::outcome::Outcome;
+use insula_coordinator::study::{halving::Early, outcome::Outcome};
 use insula_proto::{
     ids::Digest,
     job::JobSpec,
@@ -29,22 +29,22 @@ pub struct Asked {
     pub from: Option<usize>,
 }
 
-/// Submits every job, waits until all have ended, and reads what came of each, in order: its outcome, or why there is
+/// Submits every job, gives up early those that `early` says, waits until all have ended, and reads what came of each, in order: its outcome, or why there is
 /// none.
 ///
 /// # Errors
 /// When the coordinator refuses a job or stays away, or the wait is interrupted.
-async fn computed(fleet: &mut Fleet, jobs: &[Asked]) -> Result<Vec<Result<Outcome, String>>, Failure> {
+async fn computed(fleet: &mut Fleet, jobs: &[Asked], early: &Early) -> Result<Vec<Result<Outcome, String>>, Failure> {
     let mut ids: Vec<String> = Vec::new();
     for job in jobs {
         let mut spec = job.spec.clone();
         if let Some(from) = job.from {
             spec.adapter.from.clone_from(&ids[from]);
         }
-        let id = submit(fleet, &spec).await.map_err(|failure| named(&spec.name, failure))?;
+        let id = submit(fleet, &spec, early).await.map_err(|failure| named(&spec.name, failure))?;
         ids.push(id);
     }
-    let ended = fleet.wait(&ids).await?;
+    let ended = fleet.wait(&ids, early).await?;
     let mut outcomes = Vec::new();
     for job in ended {
         outcomes.push(outcome(fleet, &job).await?);
@@ -62,7 +62,7 @@ fn named(name: &str, failure: Failure) -> Failure {
     }
 }
 
-async fn submit(fleet: &Fleet, spec: &JobSpec) -> Result<String, Failure> {
+async fn submit(fleet: &Fleet, spec: &JobSpec, early: &Early) -> Result<String, Failure> {
     let client = fleet.client();
     let trial = Digest::of(&serde_json::to_vec(spec).expect("settings are plain data"));
     let mut last = String::new();
@@ -73,7 +73,12 @@ async fn submit(fleet: &Fleet, spec: &JobSpec) -> Result<String, Failure> {
         answer.warnings.iter().for_each(|warning| fleet.warn(warning));
         last = answer.job_id;
         let (job, _) = get(fleet, &last, "").await?;
-        let lost = job.is_some_and(|job| matches!(job.state(), JobState::Failed | JobState::Cancelled));
+        // What a search has stopped stays stopped when it goes on.
+        let stopped = early.is_none();
+        let lost = job.is_some_and(|job| match job.state() {
+            JobState::Cancelled => stopped,
+            state => state == JobState::Failed,
+        });
         if !(answer.existed && lost) {
             break;
         }

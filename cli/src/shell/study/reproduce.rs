@@ -6,6 +6,7 @@ use insula_coordinator::{
     corpus::Corpus,
     shell::corpora::read_job,
     study::{
+        halving::Early,
         instructerc::{Asked, Effort, Experiment, plan},
         outcome::Outcome,
         published::{CORPORA, Published},
@@ -48,7 +49,7 @@ pub async fn reproduce(args: InstructercArgs, verbose: u8) -> Result<(), Failure
     }
     let jobs: Vec<_> = plan.iter().map(|e| super::Asked { spec: e.spec.clone(), from: e.from }).collect();
     let mut fleet = Fleet::start(&args.study, verbose).await?;
-    let outcomes = computed(&mut fleet, &jobs).await;
+    let outcomes = computed(&mut fleet, &jobs, &Early::default()).await;
     fleet.close().await;
     let files = report(&plan, &outcomes?, args.quick);
     write_all(&args.out, &files)?;

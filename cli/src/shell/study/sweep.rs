@@ -4,6 +4,7 @@ use std::path::Path;
 
 use comfy_table::{Table, TableStyle};
 use insula_coordinator::study::{
+    halving::Early,
     outcome::{Outcome, Reading, Runs},
     statistics::Bootstrap,
     sweep::{Match, Sweep, Trial, arms, equal_updates, expand},
@@ -61,11 +62,11 @@ pub async fn sweep(args: SweepArgs, verbose: u8) -> Result<(), Failure> {
         trials.iter().for_each(|trial| say!("{}", trial.name));
         return Ok(());
     }
-    let jobs: Vec<_> = trials.iter().map(|trial| Asked { spec: trial.spec.clone(), from: None }).collect();
     let mut fleet = Fleet::start(&args.study, verbose).await?;
-    let outcomes = computed(&mut fleet, &jobs).await;
+    let searched = searched(&mut fleet, &sweep.early, trials).await;
     fleet.close().await;
-    let rows = rows(&trials, &outcomes?);
+    let (trials, outcomes) = searched?;
+    let rows = rows(&trials, &outcomes);
     let json = serde_json::to_string_pretty(&serde_json::json!({ "sweep": sweep.name, "rows": rows }));
     let json = json.map_err(|e| Failure::operation("print the results", e))? + "\n";
     if let Some(folder) = &args.out {
@@ -78,6 +79,26 @@ pub async fn sweep(args: SweepArgs, verbose: u8) -> Result<(), Failure> {
         out::print(format_args!("{}\n", text(&rows)));
     }
     Ok(())
+}
+
+/// Computes the trials; and where the search asks for it, those that reached their end once more with other seeds.
+async fn searched(
+    fleet: &mut Fleet,
+    early: &Early,
+    mut trials: Vec<Trial>,
+) -> Result<(Vec<Trial>, Vec<Result<Outcome, String>>), Failure> {
+    let asked = |trial: &Trial| Asked { spec: trial.spec.clone(), from: None };
+    let mut jobs: Vec<_> = trials.iter().map(asked).collect();
+    if let Some(halving) = &early.halving {
+        jobs.iter_mut().for_each(|job| job.spec.schedule.pause_epoch = halving.rungs[0]);
+    }
+    let mut outcomes = computed(fleet, &jobs, early).await?;
+    let seeds = early.halving.iter().flat_map(|halving| &halving.replicate);
+    let ended: Vec<_> = trials.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()).map(|(t, _)| t).collect();
+    let again: Vec<_> = ended.iter().flat_map(|trial| seeds.clone().map(|seed| trial.with_seed(*seed))).collect();
+    outcomes.extend(computed(fleet, &again.iter().map(asked).collect::<Vec<_>>(), &Early::default()).await?);
+    trials.extend(again);
+    Ok((trials, outcomes))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the sweep is read from the file the person named")]
@@ -95,6 +116,12 @@ fn trials(args: &SweepArgs) -> Result<(Sweep, Vec<Trial>), Failure> {
     let mut trials = expand(&sweep, &of).map_err(|e| input(&e))?;
     for trial in &mut trials {
         trial.spec = settings::whole(trial.spec.clone()).map_err(|failure| super::named(&trial.name, failure))?;
+    }
+    if let Some(halving) = &sweep.early.halving {
+        for trial in &trials {
+            let epochs = trial.spec.training_stages().last().map_or(0, |stage| stage.train.epochs);
+            halving.check(epochs).map_err(|problem| Failure::Input(format!("{}: {problem}", trial.name)))?;
+        }
     }
     if sweep.matching == Match::Updates {
         let samples = trials.iter().map(|trial| pass_of(&trial.spec)).collect::<Result<Vec<_>, _>>()?;

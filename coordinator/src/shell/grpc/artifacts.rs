@@ -9,7 +9,8 @@ use insula_proto::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, Desk, answers, artifact_status, hand, invalid};
+use super::{Answers, Desk, answers, artifact_status, ask_status, hand, invalid};
+use crate::shell::pruning::{PruneError, prune};
 
 #[tonic::async_trait]
 impl Artifacts for Desk {
@@ -42,5 +43,19 @@ impl Artifacts for Desk {
         }
         let (digest, bytes) = incoming.finish().await.map_err(artifact_status)?;
         Ok(Response::new(v1::PutArtifactResponse { digest: digest.to_string(), bytes }))
+    }
+
+    async fn prune(&self, request: Request<v1::PruneRequest>) -> Result<Response<v1::PruneResponse>, Status> {
+        let dry_run = request.into_inner().dry_run;
+        let pruned = prune(&self.owner, &self.artifacts, dry_run).await.map_err(|error| match error {
+            PruneError::Ask(error) => ask_status(error),
+            PruneError::Artifact(error) => artifact_status(error),
+        })?;
+        Ok(Response::new(v1::PruneResponse {
+            deleted_files: pruned.deleted.files,
+            deleted_bytes: pruned.deleted.bytes,
+            kept_files: pruned.kept.files,
+            kept_bytes: pruned.kept.bytes,
+        }))
     }
 }

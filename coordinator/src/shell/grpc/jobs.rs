@@ -120,7 +120,7 @@ impl Jobs for Desk {
             .stages
             .iter()
             .map(|stage| v1::StageLedger { segments: stage.ledger.iter().map(wire::ledger_segment).collect() });
-        Ok(Response::new(v1::LedgerResponse { stages: stages.collect() }))
+        Ok(Response::new(v1::LedgerResponse { stages: stages.collect(), corpus_digest: job.corpus.digest.to_string() }))
     }
 
     async fn pin(&self, request: Request<v1::PinRequest>) -> Result<Response<v1::PinResponse>, Status> {

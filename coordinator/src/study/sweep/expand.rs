@@ -24,6 +24,15 @@ pub struct Trial {
 }
 
 impl Trial {
+    /// The same with another seed.
+    pub fn with_seed(&self, seed: u64) -> Trial {
+        let settings = self.settings.iter().filter(|(key, _)| key != "seed").cloned();
+        let settings = settings.chain([("seed".to_owned(), seed.to_string())]).collect();
+        let name = format!("{} seed={seed}", self.name.split(" seed=").next().unwrap_or(&self.name));
+        let spec = JobSpec { seed, name: name.clone(), ..self.spec.clone() };
+        Trial { index: self.index, name, settings, spec }
+    }
+
     /// What trials of one arm have in common: their settings but for the seed, `data.window=5`.
     pub fn arm(&self) -> String {
         let settings = self.settings.iter().filter(|(key, _)| key != "seed");

@@ -9,6 +9,7 @@ use insula_proto::{
 use serde::Deserialize;
 
 use super::{Match, Random, Sweep, SweepError, draw::Range};
+use crate::study::halving::{Early, Halving, Median};
 
 /// Keys a sweep sets itself: the trial's name is made of the sweep's.
 const OWN: &str = "name";
@@ -27,6 +28,8 @@ struct SweepFile {
     #[serde(default)]
     grid: toml::Table,
     random: Option<RandomFile>,
+    halving: Option<Halving>,
+    median: Option<Median>,
 }
 
 #[derive(Deserialize)]
@@ -70,6 +73,7 @@ impl Sweep {
             set: leaves(read.set, &|_| false),
             grid: grid.collect::<Result<_, String>>().map_err(wrong)?,
             random: read.random.map(random).transpose().map_err(wrong)?,
+            early: Early { halving: read.halving, median: read.median },
         };
         if sweep.name.trim().is_empty() {
             return Err(wrong("name is empty: expected a name for people to read".into()));

@@ -14,6 +14,12 @@
 //! seed = 7
 //! [random.keys]
 //! train.lr = { log = [1e-5, 1e-3] }      # also uniform = [a, b], integer = [a, b], choice = [...]
+//! [halving]                     # trials pause after these epochs, and one in eta of them goes on
+//! rungs = [1, 3]
+//! eta = 3
+//! replicate = [2, 3]            # what reaches its end is run again with these seeds
+//! [median]                      # trials below the median of the others are stopped, after this epoch
+//! after = 1
 //! ```
 //!
 //! Expansion is pure: the same sweep gives the same trials in the same order, whatever the order of the file's lines.
@@ -28,6 +34,8 @@ use std::path::PathBuf;
 pub use draw::Range;
 pub use expand::{Trial, arms, equal_updates, expand};
 use insula_proto::settings::SettingsError;
+
+use super::halving::Early;
 
 /// Trials of one sweep, at most: chosen so that a slip of the pen is not queued for a year.
 pub const TRIALS_MAX: u64 = 10_000;
@@ -49,6 +57,8 @@ pub struct Sweep {
     pub grid: Vec<(String, Vec<toml::Value>)>,
     /// Draws at every point of the grid.
     pub random: Option<Random>,
+    /// Which trials are given up early.
+    pub early: Early,
 }
 
 /// Random search.

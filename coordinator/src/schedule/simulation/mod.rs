@@ -1,36 +1,32 @@
 //! A seeded world: workers that crash, a network that loses, doubles, delays and reorders, a coordinator that dies at
-//! any write. Invariants are checked after every request; in the end every job has exactly one result per task.
+//! any write, gangs whose members come and go in the middle of an update. Invariants are checked after every request;
+//! in the end every job has exactly one result per task, and every update of every training stands in the ledger once.
+//!
+//! `INSULA_WORLDS=10000 cargo nextest run --release in_every_world` looks at more worlds, from `INSULA_FIRST_WORLD` on;
+//! a world that fails is named by its seed.
+
+mod exchange;
+mod process;
 
 use std::collections::BTreeMap;
 
 use insula_proto::{
-    VERSION,
-    ids::{JobId, LeaseId, TaskIndex, WorkerId},
-    job::Arm,
+    ids::{JobId, TaskIndex},
+    job::{Arm, JobSpec},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::{exchange::Exchange, process::Process};
 use super::{
     Answer, Refusal, Request,
     event::{Event, PhaseName, Report},
     fixture::*,
-    state::TaskKind,
+    state::Training,
 };
 
-/// What a worker process knows.
-#[derive(Debug, Clone, Default)]
-struct Process {
-    id: Option<WorkerId>,
-    holds: Option<(LeaseId, TaskKind, u32)>,
-    /// How much of the training it has done; what a crash loses.
-    update: u32,
-    waits_until: u64,
-    /// Grows with every message, so that an answer to an old one is known.
-    asked: u64,
-    /// The request that waits for its answer.
-    pending: Option<Request>,
-}
+/// Updates of an epoch in this world.
+const UPDATES: u32 = 3;
 
 #[derive(Debug, Clone)]
 enum Message {
@@ -43,16 +39,19 @@ struct World {
     random: ChaCha8Rng,
     processes: Vec<Process>,
     network: Vec<(u64, Message)>,
+    /// What members of gangs have sent each other.
+    exchange: Exchange,
     epochs: u32,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let workers = random.random_range(1..5);
+        let workers = random.random_range(1..6);
         let epochs = random.random_range(1..4);
-        let processes = vec![Process::default(); workers];
-        Self { desk: Desk::new(), random, processes, network: Vec::new(), epochs }
+        let processes = (0..workers).map(Process::new).collect();
+        let (desk, exchange) = (Desk::new(), Exchange::default());
+        Self { desk, random, processes, network: Vec::new(), exchange, epochs }
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -89,7 +88,7 @@ impl World {
                     self.send(Message::Tell { to: from, number, answer });
                 }
             }
-            Message::Tell { to, number, answer } => self.hear(to, number, answer),
+            Message::Tell { to, number, answer } => self.processes[to].hear(number, answer),
         }
     }
 
@@ -106,84 +105,32 @@ impl World {
         self.desk.core.state.check();
     }
 
-    fn hear(&mut self, to: usize, number: u64, answer: Result<Answer, Refusal>) {
-        let process = &mut self.processes[to];
-        if process.asked != number || process.pending.is_none() {
-            return;
-        }
-        let request = process.pending.take().expect("a pending request was just seen");
-        match (answer, request) {
-            (Err(Refusal::UnknownWorker(_)), _) => (process.id, process.holds) = (None, None),
-            (Err(_), _) | (Ok(Answer::Beat { stop: true, .. }), _) => process.holds = None,
-            (Ok(Answer::Registered(id)), _) => process.id = Some(id),
-            (Ok(Answer::Leased(Some(grant))), _) => {
-                let kept = match grant.job.task(grant.task).kind {
-                    TaskKind::Train { stage } => grant.job.stages[stage].checkpoints.first().map_or(0, |c| c.update),
-                    _ => 0,
-                };
-                process.update = kept;
-                process.holds = Some((grant.lease, grant.job.task(grant.task).kind, 0));
-            }
-            (Ok(_), Request::Report { report, .. }) if report.closes() => process.holds = None,
-            (Ok(_), Request::Report { .. }) => process.update += 1,
-            (Ok(_), _) => {}
-        }
-    }
-
     /// A process that waits for nothing takes its next step; one that waited too long asks again, word for word.
     fn act(&mut self, n: usize) {
         if self.chance(1) {
-            self.processes[n] = Process { asked: self.processes[n].asked + 1000, ..Process::default() };
+            let sent_arrives = self.chance(50);
+            self.exchange.died(n, sent_arrives);
+            self.processes[n].die();
             return;
         }
         let now_ms = self.desk.now_ms;
-        let process = &self.processes[n];
-        if process.pending.is_some() && now_ms < process.waits_until {
+        if self.processes[n].waits(now_ms) {
             return;
         }
-        let request = process.pending.clone().unwrap_or_else(|| self.next_request(n));
-        let process = &mut self.processes[n];
-        process.pending = Some(request.clone());
-        process.waits_until = now_ms + 1000;
-        process.asked += 1;
-        let number = process.asked;
+        let request = match self.processes[n].pending() {
+            Some(again) => again,
+            None => {
+                let chance = self.random.random_range(0..100);
+                self.exchange.compute(&mut self.processes, n, chance);
+                self.processes[n].next_request(chance)
+            }
+        };
+        let number = self.processes[n].asks(request.clone(), now_ms);
         self.send(Message::Ask { from: n, number, request });
     }
 
-    fn next_request(&mut self, n: usize) -> Request {
-        let process = self.processes[n].clone();
-        let Some(worker) = process.id else {
-            let (name, version, device) = (format!("w{n}"), VERSION.into(), "cpu".into());
-            return Request::Register { name, version, device, threads: 1, address: String::new() };
-        };
-        let Some((lease, kind, _)) = process.holds else { return asking(worker, LeaseId(u64::MAX)) };
-        if self.chance(40) {
-            return beating(worker, lease);
-        }
-        let report = match kind {
-            _ if self.chance(3) => Report::Released { reason: "a whim".into() },
-            TaskKind::Train { .. } => self.training_report(process.update),
-            TaskKind::Dev { epoch, shard } => Report::Evaluated(evaluated((epoch as u16 + shard as u16) % 5)),
-            TaskKind::Embed { .. } => embedded(),
-            TaskKind::ZeroShot { .. }
-            | TaskKind::FewShot { .. }
-            | TaskKind::Trained { .. }
-            | TaskKind::Shuffled { .. } => Report::Evaluated(evaluated(3)),
-        };
-        Request::Report { worker, lease, base: Some(base()), report: Box::new(report) }
-    }
-
-    /// Three updates an epoch: two checkpoints, then the epoch's adapter; `update` counts what was reported.
-    fn training_report(&self, update: u32) -> Report {
-        match (update / 3 + 1, update % 3) {
-            (n, _) if n > self.epochs => trained(),
-            (n, 2) => epoch(n),
-            _ => checkpoint(update + 1),
-        }
-    }
-
     fn run(&mut self, jobs: &[JobId]) {
-        for _ in 0..200_000 {
+        for _ in 0..400_000 {
             if jobs.iter().all(|&job| self.desk.job(job).phase.name().is_final()) {
                 return;
             }
@@ -194,10 +141,50 @@ impl World {
                 _ => {
                     let ms = self.random.random_range(0..300);
                     self.desk.pass(ms);
+                    self.a_person_looks(jobs);
                 }
             }
         }
-        panic!("the jobs did not end");
+        let stands: Vec<_> =
+            jobs.iter().map(|&job| super::explain::explain(&self.desk.core, self.desk.now_ms, job)).collect();
+        panic!("the jobs did not end: {stands:#?}");
+    }
+
+    /// Somebody now and then lets a job go on that pauses.
+    fn a_person_looks(&mut self, jobs: &[JobId]) {
+        if self.chance(2) {
+            let job = jobs[self.random.random_range(0..jobs.len())];
+            if self.desk.job(job).pauses() {
+                let next = self.desk.job(job).pause_epoch + 1;
+                let pause_epoch = if next < self.desk.job(job).epochs() { next } else { 0 };
+                self.desk.ask(Request::Resume { job, pause_epoch }).unwrap();
+            }
+        }
+    }
+
+    /// Jobs of every kind: with and without gangs, of two users, of three priorities, one that pauses.
+    fn submit_jobs(&mut self) -> Vec<JobId> {
+        let (epochs, fleet) = (self.epochs, self.processes.len() as u32);
+        let arms = [Arm::ZeroShot, Arm::Trained];
+        let a = self.desk.submit("a", spec(&arms, epochs));
+        let mut gang = self.in_gangs(spec(&arms[1..], epochs), 1, fleet);
+        gang.schedule.user = "ada".into();
+        let b = self.desk.submit("b", gang);
+        let staged = self.in_gangs(staged(b, epochs), 1, 2);
+        let c = self.desk.submit("c", staged);
+        let mut pausing = self.in_gangs(spec(&arms[1..], epochs), 1.max(fleet / 2), fleet);
+        (pausing.schedule.priority, pausing.schedule.pause_epoch) = (1, 1);
+        let d = self.desk.submit("d", pausing);
+        let mut urgent = spec(&arms[1..], 1);
+        urgent.schedule.priority = 2;
+        vec![a, b, c, d, self.desk.submit("e", urgent)]
+    }
+
+    fn in_gangs(&mut self, spec: JobSpec, least: u32, most: u32) -> JobSpec {
+        let mut spec = spec;
+        spec.schedule.min_workers = self.random.random_range(1..=least);
+        spec.workers = self.random.random_range(spec.schedule.min_workers..=most.max(spec.schedule.min_workers));
+        spec
     }
 }
 
@@ -221,15 +208,29 @@ fn is_result(report: &Report) -> bool {
     matches!(report, Report::Trained(_) | Report::Evaluated(_) | Report::Embedded(_))
 }
 
+/// Every update up to the last checkpoint stands in the ledger once.
+fn check_ledger(training: &Training, seed: u64) {
+    let mut next = 1;
+    for segment in &training.ledger {
+        assert_eq!(segment.first, next, "seed {seed}: the ledger has neither gaps nor doubles");
+        next = segment.last + 1;
+    }
+    let newest = training.checkpoints.first().map_or(0, |checkpoint| checkpoint.update);
+    assert_eq!(next, newest + 1, "seed {seed}: the ledger goes on to the newest checkpoint");
+}
+
+#[expect(clippy::disallowed_methods, reason = "whoever runs the test says how many worlds to look at")]
+fn number(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).ok().map_or(usual, |text| text.parse().expect("a number of worlds"))
+}
+
 #[test]
 fn in_every_world_each_job_ends_with_exactly_one_result_per_task() {
-    for seed in 0..300 {
+    let first = number("INSULA_FIRST_WORLD", 0);
+    for seed in first..first + number("INSULA_WORLDS", 300) {
         println!("seed {seed}");
         let mut world = World::new(seed);
-        let arms = [Arm::ZeroShot, Arm::Trained];
-        let epochs = world.epochs;
-        let [a, b] = [("a", &arms[..]), ("b", &arms[1..])].map(|(id, arms)| world.desk.submit(id, spec(arms, epochs)));
-        let jobs = [a, b, world.desk.submit("c", staged(b, epochs))];
+        let jobs = world.submit_jobs();
         world.run(&jobs);
         let results = committed(&world.desk.journal);
         for job in jobs {
@@ -238,6 +239,7 @@ fn in_every_world_each_job_ends_with_exactly_one_result_per_task() {
             for task in 0..job.tasks.len() as u32 {
                 assert_eq!(results.get(&(job.id, TaskIndex(task))), Some(&1), "seed {seed}: task {task}");
             }
+            job.stages.iter().for_each(|stage| check_ledger(stage, seed));
         }
         assert_eq!(world.desk.replayed().state, world.desk.core.state, "seed {seed}");
     }
