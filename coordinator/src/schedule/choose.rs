@@ -19,7 +19,7 @@ use super::{
     event::Event,
     gang::Lease,
     queue::{Line, TaskId, of_job},
-    state::{State, TaskState},
+    state::{State, TaskState, Worker},
 };
 
 /// A training that waits for its workers lets short tasks go first for so long; then its workers are kept for it.
@@ -97,7 +97,7 @@ fn of_line(
         match takers.len() >= needed && needed <= free_quota {
             true => return Some((task, takers)),
             // Where the fleet is too small, waiting does not help, and nobody waits behind it.
-            false if fleet(core, now_ms, task.0) >= needed && needed <= free_quota => {
+            false if fleet(core, now_ms, task.0, Some(worker)) >= needed && needed <= free_quota => {
                 *reserved = Some(task);
                 break;
             }
@@ -109,9 +109,11 @@ fn of_line(
 }
 
 /// Workers that are alive and may compute for a job.
-pub(super) fn fleet(core: &Core, now_ms: u64, job: JobId) -> usize {
-    let holders = core.state.workers.values().filter(|worker| worker.lease.is_some()).count();
-    holders + core.pulse.idle(now_ms, job).count()
+pub(super) fn fleet(core: &Core, now_ms: u64, job: JobId, asker: Option<WorkerId>) -> usize {
+    let here = |(id, worker): &(&WorkerId, &Worker)| {
+        asker == Some(**id) || worker.lease.is_some() || core.pulse.is_here(**id, now_ms, job)
+    };
+    core.state.workers.iter().filter(here).count()
 }
 
 /// A training that takes one more worker: of the greatest priority, the one with the fewest.

@@ -101,7 +101,7 @@ fn obstacle(core: &Core, now_ms: u64, job: &Job, task: &Task) -> String {
         let name = if user.is_empty() { "whoever names no user".into() } else { format!("user {user}") };
         return format!("{name} holds {held} of {quota} workers allowed, and it needs {needed}");
     }
-    let fleet = choose::fleet(core, now_ms, job.id);
+    let fleet = choose::fleet(core, now_ms, job.id, None);
     let idle = pulse.idle(now_ms, job.id).count();
     if fleet == 0 {
         return "no worker is here: it starts when one comes (insula worker)".into();

@@ -98,6 +98,8 @@ impl Core {
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod gang_tests;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,9 @@ const ON_THE_WAY_MS: u64 = 2_000;
 /// Progress of a lease is journalled at most this often: once a second, which is the heartbeat's beat, less its jitter.
 const PROGRESS_MS: u64 = 900;
 
+/// A worker that was heard within so long counts as one of the fleet: it asks for work about every ten seconds.
+const HERE_MS: u64 = 15_000;
+
 /// Deadlines and last words.
 #[derive(Debug, Clone)]
 pub struct Pulse {
@@ -53,6 +56,13 @@ impl Pulse {
     pub fn idle(&self, now_ms: u64, job: JobId) -> impl Iterator<Item = WorkerId> {
         let waits = move |&(only, until): &(Option<JobId>, u64)| now_ms < until && only.is_none_or(|only| only == job);
         self.idle.iter().filter(move |(_, of)| waits(of)).map(|(&worker, _)| worker)
+    }
+
+    /// Whether a worker that holds nothing was heard lately, and may compute for a job.
+    pub(super) fn is_here(&self, worker: WorkerId, now_ms: u64, job: JobId) -> bool {
+        let heard = self.heard.get(&worker).is_some_and(|&heard| now_ms < heard + HERE_MS);
+        let elsewhere = self.idle.get(&worker).and_then(|&(only, _)| only).is_some_and(|only| only != job);
+        heard && !elsewhere
     }
 
     /// For how long workers have been kept for a training.

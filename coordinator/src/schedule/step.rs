@@ -10,7 +10,7 @@ use insula_proto::{
 };
 
 use super::{
-    event::{Artifact, Checkpoint, Event, FailureClass, Loss, PhaseName, Report, Story},
+    event::{Artifact, Checkpoint, Event, FailureClass, LedgerSegment, Loss, PhaseName, Report, Story},
     gang::{Gang, Lease, Recall},
     state::{Accepted, Job, Phase, State, TaskKind, TaskState, Training, Worker, tasks_of},
 };
@@ -253,20 +253,17 @@ impl Fold<'_> {
 
     fn checkpoint_kept(&mut self, job: JobId, task: TaskIndex, checkpoint: &Checkpoint) {
         self.made_progress(job, task);
-        let kept = &mut self.stage(job, task).checkpoints;
-        // Later ones were left behind: the training fell back to before them.
-        kept.retain(|known| known.update < checkpoint.update);
+        let stage = self.stage(job, task);
+        // Equal recipes give equal states, so a newer one stays good when a gang goes on from before it. The two newest stay.
+        stage.checkpoints.retain(|known| known.update != checkpoint.update);
+        let place = stage.checkpoints.partition_point(|known| known.update > checkpoint.update);
         // What the ledger says is kept once, in the ledger.
-        kept.insert(0, Checkpoint { ledger: None, ..checkpoint.clone() });
-        kept.truncate(2);
-        if let Some(segment) = &checkpoint.ledger {
-            let ledger = &mut self.stage(job, task).ledger;
-            // Members of a gang begin their lines at different checkpoints, so a new lead's may reach into older segments.
-            ledger.retain_mut(|known| {
-                known.last = known.last.min(segment.first - 1);
-                known.first <= known.last
-            });
-            ledger.push(segment.clone());
+        stage.checkpoints.insert(place, Checkpoint { ledger: None, ..checkpoint.clone() });
+        stage.checkpoints.truncate(2);
+        // The same holds for the ledger: of updates that were computed twice, the first time is written down.
+        let next = stage.ledger.last().map_or(1, |last| last.last + 1);
+        if let Some(segment) = checkpoint.ledger.as_ref().filter(|segment| segment.last >= next) {
+            stage.ledger.push(LedgerSegment { first: segment.first.max(next), ..segment.clone() });
         }
         self.note(job, format!("checkpoint kept after update {}", checkpoint.update));
     }

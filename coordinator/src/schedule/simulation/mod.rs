@@ -212,7 +212,8 @@ fn is_result(report: &Report) -> bool {
 fn check_ledger(training: &Training, seed: u64) {
     let mut next = 1;
     for segment in &training.ledger {
-        assert_eq!(segment.first, next, "seed {seed}: the ledger has neither gaps nor doubles");
+        let ledger = &training.ledger;
+        assert_eq!(segment.first, next, "seed {seed}: the ledger has neither gaps nor doubles: {ledger:?}");
         next = segment.last + 1;
     }
     let newest = training.checkpoints.first().map_or(0, |checkpoint| checkpoint.update);
