@@ -117,17 +117,17 @@ impl Listener {
         Expected { listener: Arc::clone(self), lease }
     }
 
-    /// The next caller for `lease`, newest first, waited for at most `patience`.
+    /// The next caller for `lease`, oldest first, waited for at most `patience`.
     pub(super) fn take(&self, lease: u64, patience: Duration) -> Option<Caller> {
         let callers = self.waiting.lock();
         let none = |callers: &mut Callers| callers.kept.iter().all(|caller| caller.hello.to != lease);
         let waited = self.waiting.came.wait_timeout_while(callers, patience, none);
         let (mut callers, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let place = callers.kept.iter().rposition(|caller| caller.hello.to == lease)?;
+        let place = callers.kept.iter().position(|caller| caller.hello.to == lease)?;
         Some(callers.kept.remove(place))
     }
 
-    /// Puts back one that came too early.
+    /// Puts back one that came too early, behind the others.
     pub(super) fn put_back(&self, caller: Caller) {
         self.waiting.keep(caller);
     }
