@@ -313,6 +313,10 @@ fn with_a_victim(victim: usize, bytes: i64, reference: &(Vec<u8>, Vec<f32>)) -> 
         }
     });
     assert_survivors_whole(&outcomes, reference);
+    let apart = |line: &&String| line.contains("whose state came from another member");
+    if let Some(line) = fleet.logged.lock().unwrap().iter().find(apart) {
+        println!("cut off after {bytes} bytes, one survivor had finished the update and the other not: {line}");
+    }
     let (_, summary) = fleet.checked_told();
     assert_eq!((summary.updates, summary.passes), (UPDATES, 4));
     cables.carried()
@@ -337,9 +341,9 @@ fn a_member_cut_off_at_any_byte_is_gone_on_without() {
     let reference = reference(What::Lora);
     for victim in 0..3 {
         let all = with_a_victim(victim, i64::MAX, &reference);
-        // A prime number of steps, so that every phase of an exchange is met.
-        for step in 0..11 {
-            with_a_victim(victim, (all * (2 * step + 1) / 23) as i64, &reference);
+        // In steps that no update's bytes are a multiple of, so that every phase of an exchange is met.
+        for step in 0..23 {
+            with_a_victim(victim, (all * (2 * step + 1) / 47) as i64, &reference);
         }
     }
 }
@@ -390,6 +394,32 @@ fn a_worker_that_joins_on_the_way_gets_the_state_from_the_others() {
     assert!(logged.contains("2: generation 2: rank 2 of 3, after update 4, whose state came from another"), "{logged}");
     let (_, summary) = fleet.checked_told();
     assert_eq!(summary.workers.keys().map(String::as_str).collect::<Vec<_>>(), ["w0", "w1", "w2"]);
+}
+
+#[test]
+fn one_alone_becomes_two_and_one_again() {
+    let reference = reference(What::Lora);
+    let fleet = Fleet::new(2, What::Lora);
+    let coordinator = fleet.clone();
+    let second = fleet.start(1, |update| {
+        // By its own count; the fifth of the training.
+        if update == 3 {
+            panic!("a worker that dies while it computes");
+        }
+    });
+    let first = fleet.start(0, move |update| {
+        if update == 2 {
+            coordinator.publish(2, &[0, 1], None);
+        }
+    });
+    fleet.publish(1, &[0], None);
+    assert!(second.join().is_err());
+    fleet.publish(3, &[0], None);
+    let outcome = first.join().unwrap();
+    assert!(outcome.result.is_ok());
+    outcome.assert_whole(&reference);
+    let (_, summary) = fleet.checked_told();
+    assert_eq!((summary.updates, summary.workers.len(), summary.leases), (UPDATES, 2, 2));
 }
 
 /// The next worker's lease begins anew where a checkpoint would have it begin; here others carry the state on.

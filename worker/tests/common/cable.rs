@@ -76,6 +76,7 @@ impl Cables {
                     continue;
                 }
                 let Ok(called) = called else { continue };
+                [&caller, &called].iter().for_each(|end| end.set_nodelay(true).unwrap());
                 let mut streams = state.streams.lock().unwrap();
                 streams.push((from, to, caller.try_clone().unwrap()));
                 streams.push((from, to, called.try_clone().unwrap()));

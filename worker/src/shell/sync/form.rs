@@ -124,7 +124,13 @@ fn welcomed(
 ) -> Result<Connection, SyncError> {
     let mut answer = [0; WELCOME_BYTES];
     if let Err(problem) = read_looking(&stream, &mut answer, || seats.still_forming(gang))? {
-        return Err(unreachable.not_reached(gang, rank, seats, "waiting for its welcome", problem));
+        let doing = "waiting for its welcome";
+        if problem.kind() == io::ErrorKind::TimedOut {
+            // It is reached, and busy.
+            unreachable.since = None;
+            return Err(SyncError::Broken { peer: gang.peer(rank), doing, problem });
+        }
+        return Err(unreachable.not_reached(gang, rank, seats, doing, problem));
     }
     let refused = |reason: String| SyncError::Refused { peer: gang.peer(rank), reason };
     let wrong = |problem| SyncError::Frame { peer: gang.peer(rank), problem };
@@ -144,7 +150,7 @@ fn welcomed(
     }
 }
 
-/// Reads bytes, looking now and then whether to go on waiting.
+/// Reads bytes, looking now and then whether to go on waiting; `TimedOut` where nothing has come for [`WELCOME`].
 #[expect(clippy::disallowed_methods, reason = "the shell asks the clock how long it has waited")]
 fn read_looking(
     stream: &TcpStream,
@@ -165,12 +171,12 @@ fn read_looking(
             Ok(more) => filled += more,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 if began.elapsed() > WELCOME {
-                    let problem = io::Error::other(format!("nothing for {} s", WELCOME.as_secs()));
-                    return Ok(Err(problem));
+                    let nothing = format!("nothing for {} s", WELCOME.as_secs());
+                    return Ok(Err(io::Error::new(io::ErrorKind::TimedOut, nothing)));
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(io::Error::other(error))),
         }
     }
     Ok(Ok(()))

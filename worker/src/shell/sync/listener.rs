@@ -163,6 +163,9 @@ impl Waiting {
         let mut callers = self.lock();
         let Callers { kept, expected } = &mut *callers;
         kept.retain(|other| expected.contains(&other.hello.to) || other.came.elapsed() < STRANGER);
+        // One that calls again has given its earlier connection up.
+        let Hello { from, to, generation, .. } = caller.hello;
+        kept.retain(|Caller { hello, .. }| (hello.from, hello.to) != (from, to) || hello.generation > generation);
         if kept.len() >= KEPT {
             let stranger = kept.iter().position(|other| !expected.contains(&other.hello.to));
             kept.remove(stranger.unwrap_or(0));
