@@ -1,13 +1,14 @@
 //! Training an adapter, or all weights of the base: a state that advances by one update at a time.
 //!
 //! ```text
-//! advance: samples of the update -> slots -> slot gradients -> tree sum -> clip -> AdamW -> next update
+//! plan_update: samples of the update -> slots; compute: a run of slots -> gradients -> subtrees of the sum
+//! step: the whole sum -> clip -> AdamW -> next update; advance: all of it, alone
 //! ```
 //!
 //! Nothing here waits, writes or asks the time, so a run that is cut between two updates and continued elsewhere from
 //! its [`State`] and [`Progress`] computes the same bits as one that was not.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use insula_kernels::Backend;
 use insula_proto::job::Stage;
@@ -16,10 +17,12 @@ use crate::{
     adapter::Adapter,
     checkpoint::{self, CheckpointError, Progress, State},
     engine::{Engine, EngineError, Example, SlotGradient},
+    forest::count_tree_tokens,
     optimizer::{AdamWConfig, AdamWState, clip_coefficient, gradient_norm, lr},
     parameters::Parameters,
     plan::{self, Sample},
-    reduce::TreeSum,
+    reduce::{Node, TreeSum},
+    sync::SlotFacts,
     weights::{self, Weighed},
 };
 
@@ -86,6 +89,36 @@ pub struct Training {
     trained: Trained,
     optimizer: AdamWState,
     progress: Progress,
+}
+
+/// An update before it is computed; the same for every member of a gang.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// From 1.
+    pub number: u32,
+    /// The pass over the samples, from 1, that it is of.
+    pub pass: u32,
+    /// Place of its first sample in the order of the pass.
+    pub first: u64,
+    /// Its samples, in order.
+    pub samples: Vec<Sample>,
+    /// Which of them each slot is of.
+    pub slots: Vec<Range<usize>>,
+    /// By sample, with their weights in this update.
+    examples: Vec<Example>,
+    /// What turns the sum of losses into the loss that is minimised.
+    denominator: f64,
+}
+
+impl Update {
+    /// The tree tokens of each slot: what computing it takes.
+    pub fn costs(&self) -> Vec<u64> {
+        let tokens = |slot: &Range<usize>| {
+            let sequences: Vec<&[u32]> = self.examples[slot.clone()].iter().map(|e| e.ids.as_slice()).collect();
+            count_tree_tokens(&sequences)
+        };
+        self.slots.iter().map(tokens).collect()
+    }
 }
 
 /// What one update did.
@@ -202,7 +235,7 @@ impl Training {
         self.progress.seconds += seconds;
     }
 
-    /// Computes the next update. Where all weights are trained, the engine is left with those of before its step.
+    /// Computes the next update alone. Where all weights are trained, the engine is left with those of before its step.
     ///
     /// # Errors
     /// See [`TrainError`]; the run stays as it was.
@@ -210,28 +243,107 @@ impl Training {
     /// # Panics
     /// When the training is finished.
     pub fn advance<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<Advanced, TrainError> {
+        let update = self.plan_update();
+        let (nodes, facts) = self.compute(engine, &update, 0..update.slots.len())?;
+        let mut sum = TreeSum::default();
+        nodes.into_iter().for_each(|node| sum.push_node(node));
+        let gradient = sum.finish().expect("an update has at least one sample");
+        self.step(&update, &gradient, &facts)
+    }
+
+    /// What the next update is made of.
+    ///
+    /// # Panics
+    /// When the training is finished.
+    pub fn plan_update(&self) -> Update {
         assert!(!self.finished(), "a finished training has no next update");
+        let place = self.progress.update % self.updates_per_pass();
+        let samples = self.pass.1[place as usize].clone();
+        let mut examples: Vec<Example> = samples.iter().map(|sample| self.examples[sample].clone()).collect();
+        let weighed = |(sample, example): (&Sample, &Example)| Weighed {
+            objective: sample.objective,
+            class: f64::from(example.weight),
+            tokens: example.ids.len() - example.prompt_tokens,
+        };
+        let weighed: Vec<Weighed> = samples.iter().zip(&examples).map(weighed).collect();
+        let (weights, denominator) = weights::of_update(&weighed, self.stage.impact_weight);
+        examples.iter_mut().zip(weights).for_each(|(example, weight)| example.weight = weight);
+        let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
+        let slots = plan::slots(&sequences, self.stage.train.slot_tokens as usize);
+        let first = u64::from(place) * u64::from(self.stage.train.batch);
+        Update { number: self.progress.update + 1, pass: self.pass.0, first, samples, slots, examples, denominator }
+    }
+
+    /// Computes a run of an update's slots: the subtrees they add up to, and what each slot says beside its gradient.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn compute<B: Backend>(
+        &self,
+        engine: &mut Engine<B>,
+        update: &Update,
+        run: Range<usize>,
+    ) -> Result<(Vec<Node>, Vec<SlotFacts>), EngineError> {
         engine.set_recompute(self.stage.train.recompute);
         engine.expect_tokens(self.stage.train.slot_tokens as usize);
-        let place = self.progress.update % self.updates_per_pass();
-        let update = self.pass.1[place as usize].clone();
-        let computed = self.gradient(engine, &update)?;
-        let denominator = computed.denominator;
-        let loss = computed.loss_sum / denominator;
-        let gradient_norm = gradient_norm(&computed.gradient) / denominator;
+        if let Trained::All(parameters) = &self.trained {
+            engine.set_weights(parameters)?;
+        }
+        let mut sum = TreeSum::starting_at(run.start as u64);
+        let mut facts = Vec::with_capacity(run.len());
+        for slot in &update.slots[run] {
+            let slot = self.trained.slot_gradient(engine, &update.examples[slot.clone()])?;
+            facts.push(SlotFacts { loss_sum: slot.loss_sum, tree_tokens: slot.tree_tokens });
+            sum.push(slot.gradient);
+        }
+        Ok((sum.into_nodes(), facts))
+    }
+
+    /// Steps along the update's whole gradient; `facts` are all its slots'.
+    ///
+    /// # Errors
+    /// When the loss or the gradient is not finite; the run stays as it was.
+    ///
+    /// # Panics
+    /// When the update is not the next one, or the gradient is of another length than what is trained.
+    pub fn step(&mut self, update: &Update, gradient: &[f32], facts: &[SlotFacts]) -> Result<Advanced, TrainError> {
+        assert_eq!(update.number, self.progress.update + 1, "updates follow one another");
+        let denominator = update.denominator;
+        // From 0 and in the slots' order, whoever computed them: the loss, too, is the same bits.
+        let loss_sum = facts.iter().fold(0.0, |sum, slot| sum + slot.loss_sum);
+        let loss = loss_sum / denominator;
+        let gradient_norm = gradient_norm(gradient) / denominator;
         if !loss.is_finite() || !gradient_norm.is_finite() {
-            return Err(TrainError::Diverged { update: self.progress.update + 1, loss });
+            return Err(TrainError::Diverged { update: update.number, loss });
         }
         let lr = self.learning_rate();
         let scale = clip_coefficient(gradient_norm, self.stage.train.clip_norm) / denominator;
         let config = self.adamw();
-        self.optimizer.update(&config, lr as f32, &computed.gradient, scale as f32, self.trained.params_mut());
-        self.count(&update, computed.tree_tokens, loss);
-        let finished_epoch = (1..=self.stage.train.epochs).find(|&epoch| self.end_of(epoch) == self.progress.update);
+        self.optimizer.update(&config, lr as f32, gradient, scale as f32, self.trained.params_mut());
+        self.count(update, facts.iter().map(|slot| slot.tree_tokens).sum(), loss);
+        let finished_epoch = self.finished_epoch();
         if !self.finished() {
             self.plan_pass();
         }
         Ok(Advanced { loss, gradient_norm, lr, finished_epoch })
+    }
+
+    /// The epoch (from 1) that ended with the last update.
+    pub fn finished_epoch(&self) -> Option<u32> {
+        let update = self.progress.update;
+        (1..=self.stage.train.epochs).find(|&epoch| update > 0 && self.end_of(epoch) == update)
+    }
+
+    /// Whether a checkpoint is due after the last update: the recipe's every so many, and at the end of each epoch.
+    pub fn checkpoint_due(&self) -> bool {
+        let update = self.progress.update;
+        let regular = update > 0 && update.is_multiple_of(self.stage.train.checkpoint_updates);
+        regular || self.finished_epoch().is_some()
+    }
+
+    /// The vectors as they stand: what is trained, and AdamW's moments.
+    pub fn vectors(&self) -> [&[f32]; 3] {
+        [self.trained.params(), &self.optimizer.m, &self.optimizer.v]
     }
 
     /// The learning rate of the next update.
@@ -250,38 +362,11 @@ impl Training {
         }
     }
 
-    /// The update's slots, computed and added in the fixed order.
-    fn gradient<B: Backend>(&self, engine: &mut Engine<B>, update: &[Sample]) -> Result<UpdateGradient, EngineError> {
-        let mut examples: Vec<Example> = update.iter().map(|sample| self.examples[sample].clone()).collect();
-        let weighed = |(sample, example): (&Sample, &Example)| Weighed {
-            objective: sample.objective,
-            class: f64::from(example.weight),
-            tokens: example.ids.len() - example.prompt_tokens,
-        };
-        let weighed: Vec<Weighed> = update.iter().zip(&examples).map(weighed).collect();
-        let (weights, denominator) = weights::of_update(&weighed, self.stage.impact_weight);
-        examples.iter_mut().zip(weights).for_each(|(example, weight)| example.weight = weight);
-        let sequences: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
-        if let Trained::All(parameters) = &self.trained {
-            engine.set_weights(parameters)?;
-        }
-        let mut sum = TreeSum::default();
-        let (mut loss_sum, mut tree_tokens) = (0.0, 0);
-        for slot in plan::slots(&sequences, self.stage.train.slot_tokens as usize) {
-            let slot = self.trained.slot_gradient(engine, &examples[slot])?;
-            loss_sum += slot.loss_sum;
-            tree_tokens += slot.tree_tokens;
-            sum.push(slot.gradient);
-        }
-        let gradient = sum.finish().expect("an update has at least one sample");
-        Ok(UpdateGradient { gradient, loss_sum, denominator, tree_tokens })
-    }
-
-    fn count(&mut self, update: &[Sample], tree_tokens: u64, loss: f64) {
+    fn count(&mut self, update: &Update, tree_tokens: u64, loss: f64) {
         let progress = &mut self.progress;
         progress.update += 1;
-        progress.samples += update.len() as u64;
-        progress.tokens += update.iter().map(|sample| self.examples[sample].ids.len() as u64).sum::<u64>();
+        progress.samples += update.samples.len() as u64;
+        progress.tokens += update.examples.iter().map(|example| example.ids.len() as u64).sum::<u64>();
         progress.tree_tokens += tree_tokens;
         progress.losses.push(loss as f32);
     }
@@ -295,13 +380,4 @@ impl Training {
             self.pass = (pass, updates);
         }
     }
-}
-
-/// An update's gradient of the weighted sum of losses.
-struct UpdateGradient {
-    gradient: Vec<f32>,
-    loss_sum: f64,
-    /// What turns the sum into the loss that is minimised.
-    denominator: f64,
-    tree_tokens: u64,
 }

@@ -1,5 +1,7 @@
 //! `insula worker`: computes for a coordinator until asked to stop.
 
+use std::net::SocketAddr;
+
 use insula_worker::{
     base::fetch::default_cache_dir,
     shell::{WorkerConfig, WorkerError, work},
@@ -23,11 +25,21 @@ struct WorkerSettings {
     name: String,
     /// Threads to compute with; 0: all cores.
     threads: usize,
+    /// Where the other workers of a training call this one, `IP:PORT`; empty: as the coordinator's address suggests.
+    sync_listen: String,
+    /// What the others are told to call, `HOST:PORT` or `HOST`; empty: the host that the coordinator sees.
+    sync_advertise: String,
 }
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { coordinator: USUAL_ADDRESS.into(), name: String::new(), threads: 0 }
+        Self {
+            coordinator: USUAL_ADDRESS.into(),
+            name: String::new(),
+            threads: 0,
+            sync_listen: String::new(),
+            sync_advertise: String::new(),
+        }
     }
 }
 
@@ -47,6 +59,8 @@ pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
         threads,
         cache: default_cache_dir(),
         only_job: args.job.as_deref().map(job_name).transpose()?,
+        sync_listen: listen_address(&settings.sync_listen)?,
+        sync_advertise: Some(settings.sync_advertise).filter(|named| !named.is_empty()),
     };
     let attached = args.attached;
     let stop = async move {
@@ -56,9 +70,18 @@ pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
         }
     };
     work(config, stop).await.map_err(|error| match error {
-        WorkerError::Address { .. } => Failure::Input(error.to_string()),
+        WorkerError::Address { .. } | WorkerError::Listen(_) => Failure::Input(error.to_string()),
         WorkerError::Refused(_) => Failure::Operation(error.to_string()),
     })
+}
+
+/// The address of `sync_listen`, where one is given.
+fn listen_address(text: &str) -> Result<Option<SocketAddr>, Failure> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |_| Failure::Input(format!("sync_listen '{text}': expected IP:PORT, such as 0.0.0.0:7000"));
+    text.parse().map(Some).map_err(wrong)
 }
 
 /// Completes on Ctrl-C or SIGTERM.

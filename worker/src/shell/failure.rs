@@ -1,5 +1,7 @@
 //! Why a task was not finished, in the classes the coordinator budgets retries by.
 
+use std::time::Duration;
+
 use insula_proto::v1::FailureClass;
 
 use crate::{engine::EngineError, train::TrainError};
@@ -11,6 +13,13 @@ pub enum Unfinished {
     Abandoned,
     /// This process was asked to stop; the task goes back whole.
     Stopping,
+    /// The lease is given back, to be computed by others or later.
+    Released {
+        /// Why, for a person.
+        reason: String,
+        /// No new lease is asked for before so long.
+        pause: Duration,
+    },
     /// The task failed.
     Failed {
         /// What kind of failure.
@@ -21,6 +30,11 @@ pub enum Unfinished {
 }
 
 impl Unfinished {
+    /// A lease that is given back, for a reason that does not stop this worker from taking another.
+    pub fn released(reason: impl Into<String>) -> Self {
+        Self::Released { reason: reason.into(), pause: Duration::ZERO }
+    }
+
     /// A failure of the data or settings: another try would fail alike.
     pub fn bad_data(error: impl std::fmt::Display) -> Self {
         Self::Failed { class: FailureClass::BadData, message: error.to_string() }

@@ -19,7 +19,10 @@ use insula_proto::{
 use tokio::{runtime::Handle, sync::watch};
 use tonic::{Code, Status, transport::Channel};
 
-use super::failure::Unfinished;
+use super::{
+    failure::Unfinished,
+    sync::{Listener, Seating, Seats},
+};
 
 /// A report is tried again for so long while the coordinator does not answer: its restart takes seconds, and what it
 /// would lose otherwise is minutes of computing. Guessed.
@@ -93,9 +96,23 @@ pub struct Link {
     pub progress: watch::Sender<Option<v1::Progress>>,
     /// Raised when this thread should leave off.
     pub halt: HaltFlag,
+    /// What the heartbeats say and hear of the lease's gang.
+    pub seating: Seating,
+    /// Where the members of a gang call.
+    pub listener: Arc<Listener>,
 }
 
 impl Link {
+    /// What makes this worker a member of the lease's gang.
+    pub fn seats(&self) -> Seats {
+        Seats {
+            lease: self.lease_id,
+            listener: Arc::clone(&self.listener),
+            seating: self.seating.clone(),
+            halt: self.halt.clone(),
+        }
+    }
+
     /// Leaves off where the flag is raised.
     ///
     /// # Errors

@@ -6,20 +6,23 @@
 //! ```
 //!
 //! One lease at a time. The computing thread learns through [`link::Link`] when its lease is gone, when the job was
-//! cancelled, or when this process is asked to stop; it looks between updates and between forests.
+//! cancelled, or when this process is asked to stop; it looks between updates and between forests. A training's lease is a seat in a gang:
+//! [`updates`] computes with the others, [`sync`] reaches them.
 
 mod demonstrations;
 mod embedding;
 mod evaluating;
 mod external;
-mod failure;
+pub mod failure;
 pub mod link;
 mod loaded;
 pub mod predictor;
 mod process;
 mod shards;
+pub mod sync;
 mod tokens;
 mod training;
+pub mod updates;
 pub mod work;
 
 pub use process::peak_rss_bytes;

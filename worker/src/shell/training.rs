@@ -1,15 +1,13 @@
 //! A training lease: shards in, updates, checkpoints and epoch adapters out.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
+use insula_kernels::Cpu;
 use insula_proto::{
     corpus::{CorpusManifest, Dialogue, Split},
     ids::Digest,
     job::{ClassWeights, JobSpec, Objective, Parameters, Stage},
-    v1::{self, Artifact, EpochTrained, Lease, TrainTask, report_request::Report},
+    v1::{self, Artifact, EpochTrained, Lease, LedgerSegment, TrainTask, report_request::Report},
 };
 use rayon::prelude::*;
 
@@ -22,11 +20,13 @@ use super::{
     peak_rss_bytes,
     shards::{self, ShardDialogues, corpus_of},
     tokens::for_each_shard,
+    updates::{self, Course, Desk},
 };
 use crate::{
     adapter::{Adapter, AdapterConfig, Target},
     checkpoint::{Manifest, Origin, State},
-    engine::Example,
+    engine::{Engine, Example},
+    ledger::Line,
     peft,
     plan::{self, Sample},
     prompt::{self, Prompter},
@@ -47,29 +47,50 @@ pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) 
     let dropped_utterances = prepared.dropped_utterances;
     let trained = start(loaded, &spec, place, task, link)?;
     let seed = seed::of_stage(spec.seed, place);
-    let checkpoint_updates = stage.train.checkpoint_updates;
     let mut training = Training::new(stage, seed, prepared.samples, prepared.examples, trained);
     resume(&mut training, task, &origin, link)?;
     link.log(&format!("{}: {} of {} updates done", lease.what, training.progress().update, training.updates()));
-    while !training.finished() {
-        if let Err(leaving) = link.go_on() {
-            if matches!(leaving, Unfinished::Stopping) {
-                checkpoint(&training, &origin, link)?;
-            }
-            return Err(leaving);
-        }
-        let advanced = advance(&mut training, loaded)?;
-        tell(&training, &advanced, lease, link);
-        if let Some(epoch) = advanced.finished_epoch {
-            let adapter = store_trained(training.trained(), loaded, link)?;
-            link.report(&loaded.digest, Report::Epoch(EpochTrained { epoch, adapter }))?;
-        }
-        let due = training.progress().update.is_multiple_of(checkpoint_updates);
-        if due || advanced.finished_epoch.is_some() {
-            checkpoint(&training, &origin, link)?;
-        }
+    let members = Digest::of(&serde_json::to_vec(&origin).expect("an origin is plain data"));
+    let (seats, pause_epoch) = (link.seats(), task.pause_epoch);
+    let mut desk = LeaseDesk { loaded, link, lease, origin, dropped_utterances };
+    updates::run(Course { training: &mut training, desk: &mut desk, seats: &seats, origin: members, pause_epoch })
+}
+
+/// A lease's own desk: computes with the base in memory, reports to the coordinator.
+struct LeaseDesk<'a> {
+    loaded: &'a mut Loaded,
+    link: &'a Link,
+    lease: &'a Lease,
+    origin: Origin,
+    dropped_utterances: u64,
+}
+
+impl Desk for LeaseDesk<'_> {
+    fn engine(&mut self) -> &mut Engine<Cpu> {
+        &mut self.loaded.engine
     }
-    link.report(&loaded.digest, Report::Trained(summary(&training, dropped_utterances)))
+
+    fn tell(&mut self, training: &Training, advanced: &Advanced) {
+        tell(training, advanced, self.lease, self.link);
+    }
+
+    fn epoch(&mut self, training: &Training, epoch: u32) -> Result<(), Unfinished> {
+        let adapter = store_trained(training.trained(), self.loaded, self.link)?;
+        self.link.report(&self.loaded.digest, Report::Epoch(EpochTrained { epoch, adapter }))
+    }
+
+    fn checkpoint(&mut self, training: &Training, lines: &[Line]) -> Result<(), Unfinished> {
+        checkpoint(training, lines, &self.origin, self.link)
+    }
+
+    fn trained(&mut self, training: &Training) -> Result<(), Unfinished> {
+        let summary = summary(training, self.dropped_utterances);
+        self.link.report(&self.loaded.digest, Report::Trained(summary))
+    }
+
+    fn log(&mut self, line: &str) {
+        self.link.log(line);
+    }
 }
 
 /// What this run's checkpoints must agree on: settings, stage and what it starts from; corpus; base.
@@ -278,14 +299,6 @@ fn restored(training: &mut Training, manifest: &str, origin: &Origin, link: &Lin
     training.resume(manifest.progress, state).map_err(Unfinished::bug)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the shell measures how long an update takes")]
-fn advance(training: &mut Training, loaded: &mut Loaded) -> Result<Advanced, Unfinished> {
-    let began = Instant::now();
-    let advanced = training.advance(&mut loaded.engine).map_err(Unfinished::from)?;
-    training.spent(began.elapsed().as_secs_f64());
-    Ok(advanced)
-}
-
 /// Progress for whoever watches; a line in the log at the end of each update.
 fn tell(training: &Training, advanced: &Advanced, lease: &Lease, link: &Link) {
     let progress = training.progress();
@@ -307,14 +320,24 @@ fn tell(training: &Training, advanced: &Advanced, lease: &Lease, link: &Link) {
     link.log(&format!("update {update}/{updates}: loss {loss:.5}, gradient norm {gradient_norm:.4}, lr {lr:.3e}"));
 }
 
-/// Stores the state, then the manifest, then tells the coordinator: in this order.
-fn checkpoint(training: &Training, origin: &Origin, link: &Link) -> Result<(), Unfinished> {
+/// Stores the state, the ledger, then the manifest, then tells the coordinator: in this order.
+fn checkpoint(training: &Training, lines: &[Line], origin: &Origin, link: &Link) -> Result<(), Unfinished> {
     let state = link.put("state.safetensors", training.encoded_state())?;
-    let state = state.digest.parse().map_err(Unfinished::bug)?;
-    let manifest = Manifest::new(origin.clone(), training.progress().clone(), state).encode();
+    let ledger = segment(lines, link)?;
+    let digest = state.digest.parse().map_err(Unfinished::bug)?;
+    let manifest = Manifest::new(origin.clone(), training.progress().clone(), digest).encode();
     let manifest_digest = link.put("manifest.json", manifest)?.digest;
     let update = training.progress().update;
-    link.report(&origin.base, Report::Checkpoint(v1::Checkpoint { update, manifest_digest, ..Default::default() }))
+    let checkpoint = v1::Checkpoint { update, manifest_digest, state: Some(state), ledger };
+    link.report(&origin.base, Report::Checkpoint(checkpoint))
+}
+
+/// The ledger's lines since the checkpoint before, stored.
+fn segment(lines: &[Line], link: &Link) -> Result<Option<LedgerSegment>, Unfinished> {
+    let (Some(first), Some(last)) = (lines.first(), lines.last()) else { return Ok(None) };
+    let text: String = lines.iter().map(|line| line.encode() + "\n").collect();
+    let (first, last) = (first.update, last.update);
+    Ok(Some(LedgerSegment { first, last, lines: Some(link.put("ledger.jsonl", text.into_bytes())?) }))
 }
 
 /// Stores an adapter as PEFT's two files, or all weights as a Hugging Face folder's.

@@ -1,11 +1,11 @@
 //! A worker's life: find the coordinator, register, lease, compute, report, again.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use insula_proto::{
     VERSION,
     v1::{
-        Failed, HeartbeatRequest, Lease, LeaseRequest, RegisterRequest, Released, ReportRequest,
+        Failed, HeartbeatRequest, Lease, LeaseRequest, RegisterRequest, Released, ReportRequest, WorkerMetrics,
         fleet_client::FleetClient, lease, report_request::Report,
     },
 };
@@ -21,6 +21,8 @@ use super::{
     failure::Unfinished,
     link::{Halt, HaltFlag, Link, MESSAGE_BYTES},
     loaded::{Loaded, spec_of},
+    process::usage,
+    sync::{Listener, ListenerConfig, Seating, gang_of},
     training,
 };
 
@@ -44,6 +46,11 @@ pub struct WorkerConfig {
     pub cache: Option<PathBuf>,
     /// Work for this job alone (`job-7`).
     pub only_job: Option<String>,
+    /// Where the members of a gang call this worker. Absent: loopback where the coordinator is there, else every
+    /// interface; any free port.
+    pub sync_listen: Option<SocketAddr>,
+    /// What the others are told to call, `HOST:PORT` or `HOST`. Absent: the host that the coordinator sees.
+    pub sync_advertise: Option<String>,
 }
 
 /// Why a worker ended.
@@ -57,6 +64,9 @@ pub enum WorkerError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Nobody could call this worker.
+    #[error("the address for the other workers cannot be listened at: {0}")]
+    Listen(std::io::Error),
     /// The coordinator will not have this worker.
     #[error("the coordinator refuses this worker: {0}")]
     Refused(String),
@@ -65,17 +75,21 @@ pub enum WorkerError {
 /// Works until `stop` completes; then finishes the update in hand, checkpoints, and gives the lease back.
 ///
 /// # Errors
-/// When the address is no address, or the coordinator refuses the worker. A coordinator that is away is waited for.
+/// When the address is no address or cannot be listened at, or the coordinator refuses the worker. A coordinator that is away is waited for.
 pub async fn work(config: WorkerConfig, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), WorkerError> {
     let wrong = |problem: String| WorkerError::Address { address: config.coordinator.clone(), problem };
     let endpoint = Endpoint::from_shared(config.coordinator.clone()).map_err(|e| wrong(e.to_string()))?;
+    let coordinator_host = endpoint.uri().host().unwrap_or_default().to_owned();
     let channel = endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect_lazy();
     let (stopping, stopped) = watch::channel(false);
     tokio::spawn(async move {
         stop.await;
         stopping.send_replace(true);
     });
-    let mut worker = Worker { config, channel, stopped, kept: Kept::default() };
+    let (listen, advertise) = (config.sync_listen, config.sync_advertise.clone());
+    let listener = Listener::open(&ListenerConfig { coordinator_host, listen, advertise }).await;
+    let listener = Arc::new(listener.map_err(WorkerError::Listen)?);
+    let mut worker = Worker { config, channel, stopped, listener, kept: Kept::default() };
     worker.run().await
 }
 
@@ -84,6 +98,8 @@ struct Worker {
     config: WorkerConfig,
     channel: Channel,
     stopped: watch::Receiver<bool>,
+    /// Where the members of a gang call.
+    listener: Arc<Listener>,
     /// What the last lease needed, kept because the next one mostly wants it too.
     kept: Kept,
 }
@@ -117,9 +133,13 @@ impl Worker {
 
     /// Sleeps a little, or until asked to stop.
     async fn pause(&self) {
+        self.pause_for(RECONNECT_PAUSE).await;
+    }
+
+    async fn pause_for(&self, pause: Duration) {
         let mut stopped = self.stopped.clone();
         tokio::select! {
-            () = tokio::time::sleep(RECONNECT_PAUSE) => {}
+            () = tokio::time::sleep(pause) => {}
             _ = stopped.wait_for(|stop| *stop) => {}
         }
     }
@@ -134,7 +154,7 @@ impl Worker {
             version: VERSION.to_owned(),
             device: "cpu".to_owned(),
             threads: u32::try_from(self.config.threads).unwrap_or(u32::MAX),
-            sync_address: String::new(),
+            sync_address: self.listener.advertised().to_owned(),
         });
         request.set_timeout(CALL_DEADLINE);
         let answer = self.fleet().register(request).await?.into_inner();
@@ -145,14 +165,18 @@ impl Worker {
 
     /// Leases and computes until the coordinator no longer knows this registration, or a stop is asked for.
     async fn serve(&mut self, registration: Registration) {
+        let mut heard = 0;
         loop {
             let mut stopped = self.stopped.clone();
             let leased = tokio::select! {
-                leased = self.lease(registration) => leased,
+                leased = self.lease(registration, heard) => leased,
                 _ = stopped.wait_for(|stop| *stop) => return,
             };
             match leased {
-                Ok(Some(lease)) => self.perform(registration, lease).await,
+                Ok(Some(lease)) => {
+                    heard = heard.max(lease.lease_id);
+                    self.perform(registration, lease).await;
+                }
                 Ok(None) => {}
                 Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => return,
                 Err(_) => self.pause().await,
@@ -160,12 +184,12 @@ impl Worker {
         }
     }
 
-    async fn lease(&self, registration: Registration) -> Result<Option<Lease>, Status> {
+    async fn lease(&self, registration: Registration, heard_lease_id: u64) -> Result<Option<Lease>, Status> {
         let mut request = tonic::Request::new(LeaseRequest {
             worker_id: registration.worker_id,
             wait_ms: u32::try_from(LEASE_WAIT.as_millis()).expect("ten seconds"),
             only_job: self.config.only_job.clone().unwrap_or_default(),
-            heard_lease_id: u64::MAX,
+            heard_lease_id,
         });
         request.set_timeout(LEASE_WAIT + CALL_DEADLINE);
         Ok(self.fleet().lease(request).await?.into_inner().lease)
@@ -175,7 +199,9 @@ impl Worker {
     async fn perform(&mut self, registration: Registration, lease: Lease) {
         let halt = HaltFlag::default();
         let (progress, latest) = watch::channel(None);
-        let beating = tokio::spawn(beat(self.fleet(), registration, lease.lease_id, latest, halt.clone()));
+        let seating = Seating::default();
+        let beats = Beats { latest, halt: halt.clone(), seating: seating.clone() };
+        let beating = tokio::spawn(beat(self.fleet(), registration, lease.lease_id, beats));
         let stopping = tokio::spawn(stop_with(self.stopped.clone(), halt.clone()));
         let link = Link {
             channel: self.channel.clone(),
@@ -185,6 +211,8 @@ impl Worker {
             job_id: lease.job_id.clone(),
             progress,
             halt,
+            seating,
+            listener: Arc::clone(&self.listener),
         };
         let (mut kept, config) = (std::mem::take(&mut self.kept), self.config.clone());
         let lease_id = lease.lease_id;
@@ -199,11 +227,16 @@ impl Worker {
             }
             Err(panic) => Some(Unfinished::bug(format!("the worker panicked: {}", panic_text(panic)))),
         };
+        let pause = match &unfinished {
+            Some(Unfinished::Released { pause, .. }) => *pause,
+            _ => Duration::ZERO,
+        };
         if let Some(unfinished) = unfinished {
             self.give_back(registration, lease_id, unfinished).await;
         }
         beating.abort();
         stopping.abort();
+        self.pause_for(pause).await;
     }
 
     /// Tells the coordinator that a lease ends without a result.
@@ -211,6 +244,10 @@ impl Worker {
         let report = match unfinished {
             Unfinished::Abandoned => return,
             Unfinished::Stopping => Report::Released(Released { reason: "the worker was asked to stop".into() }),
+            Unfinished::Released { reason, .. } => {
+                tracing::info!("lease {lease_id} is given back: {reason}");
+                Report::Released(Released { reason })
+            }
             Unfinished::Failed { class, message } => {
                 tracing::info!("{message}"); // the coordinator tells the person
                 Report::Failed(Failed { class: class.into(), message })
@@ -259,30 +296,46 @@ fn compute(kept: &mut Kept, config: &WorkerConfig, lease: &Lease, link: &Link) -
     }
 }
 
-/// Renews the lease with the latest progress until aborted; raises the flag once the lease is gone.
-async fn beat(
-    mut fleet: FleetClient<Channel>,
-    registration: Registration,
-    lease_id: u64,
+/// What heartbeats carry, and where what they hear goes.
+struct Beats {
     latest: watch::Receiver<Option<insula_proto::v1::Progress>>,
     halt: HaltFlag,
-) {
+    seating: Seating,
+}
+
+/// Renews the lease with the latest progress until aborted, at once where that is asked for; raises the flag once the lease
+/// is gone.
+async fn beat(mut fleet: FleetClient<Channel>, registration: Registration, lease_id: u64, beats: Beats) {
+    let Beats { latest, halt, seating } = beats;
     let mut ticks = tokio::time::interval(registration.heartbeat);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = seating.asked() => {}
+        }
         let progress = latest.borrow().clone();
+        let (rss_bytes, cpu_seconds) = usage();
         let mut request = tonic::Request::new(HeartbeatRequest {
             worker_id: registration.worker_id,
             lease_id,
             progress,
-            ..Default::default()
+            seated: seating.seated(),
+            generation: seating.generation(),
+            metrics: Some(WorkerMetrics { rss_bytes, cpu_seconds }),
         });
         request.set_timeout(CALL_DEADLINE);
-        match fleet.heartbeat(request).await {
-            Ok(answer) if answer.get_ref().stop => halt.raise(Halt::Abandon),
+        match fleet.heartbeat(request).await.map(tonic::Response::into_inner) {
+            Ok(answer) if answer.stop => halt.raise(Halt::Abandon),
+            Ok(answer) => {
+                match answer.gang.map(|gang| gang_of(gang, lease_id)).transpose() {
+                    Ok(gang) => gang.into_iter().for_each(|gang| seating.hear(gang)),
+                    Err(error) => tracing::error!("the coordinator's {error}"),
+                }
+                seating.answered(answer.recalled);
+            }
             Err(status) if status.code() == Code::FailedPrecondition => halt.raise(Halt::Abandon),
-            Ok(_) | Err(_) => {}
+            Err(_) => {}
         }
     }
 }
