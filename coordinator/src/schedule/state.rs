@@ -41,6 +41,8 @@ pub struct State {
     pub leases: BTreeMap<LeaseId, Lease>,
     /// What can be handed out, oldest job first.
     pub ready: BTreeSet<(JobId, TaskIndex)>,
+    /// Jobs that wait for another's end, by that other: so that an end costs what waits for it, not all jobs.
+    pub awaited: BTreeMap<JobId, BTreeSet<JobId>>,
     /// What is tokenised, and who is at what.
     pub tokens: Tokens,
     /// The greatest worker id given, 0 before the first.

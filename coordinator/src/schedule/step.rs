@@ -104,6 +104,11 @@ impl Fold<'_> {
         self.state.jobs.insert(id, Arc::new(job));
         self.tell(id, Story::State { state: Phase::Queued.name() });
         self.take_start(id);
+        if let Some(from) = spec.starts_from()
+            && self.state.jobs.get(&from).is_some_and(|from| !from.phase.name().is_final())
+        {
+            self.state.awaited.entry(from).or_default().insert(id);
+        }
         self.open_tasks(id);
         self.finish_if_done(id);
     }
@@ -269,9 +274,10 @@ impl Fold<'_> {
     /// Tells the jobs that wait for one that has ended: they go on with its adapter, or fail with it.
     fn tell_dependants(&mut self, ended: JobId) {
         let succeeded = self.job(ended).phase.name() == PhaseName::Succeeded;
-        let waits = |job: &Job| job.spec.starts_from() == Some(ended) && !job.phase.name().is_final();
-        let waiting: Vec<JobId> = self.state.jobs.values().filter(|job| waits(job)).map(|job| job.id).collect();
-        for id in waiting {
+        for id in self.state.awaited.remove(&ended).unwrap_or_default() {
+            if self.job(id).phase.name().is_final() {
+                continue;
+            }
             if succeeded {
                 self.take_start(id);
                 self.open_tasks(id);

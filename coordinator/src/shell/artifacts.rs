@@ -100,6 +100,12 @@ impl Artifacts {
         }
     }
 
+    /// Whether an artifact's file is there, asked of the file system at once: for whoever may block.
+    pub fn is_here(&self, digest: &Digest) -> bool {
+        let path = self.store.path_to_filesystem(&key_of(digest));
+        path.is_ok_and(|path| std::fs::metadata(path).is_ok_and(|found| found.is_file()))
+    }
+
     /// All of an artifact's bytes, checked.
     ///
     /// # Errors

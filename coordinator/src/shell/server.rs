@@ -20,7 +20,7 @@ use insula_proto::{
         jobs_server::JobsServer, logs_server::LogsServer,
     },
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 
@@ -176,7 +176,7 @@ pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Re
         logs,
         clock,
         stop: stop.clone(),
-        imports: Arc::new(Semaphore::new(1)),
+        imports: Arc::default(),
         heartbeat_ms: config.heartbeat_ms,
         lease_ms: config.lease_ms,
     };

@@ -18,7 +18,7 @@ use std::{
 use futures::TryStreamExt;
 use insula_proto::ids::JobId;
 use sqlx::{
-    Connection, Row as _, SqliteConnection, SqlitePool,
+    Connection, QueryBuilder, Row as _, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -197,33 +197,52 @@ impl Store {
     }
 }
 
+/// A row of the journal, a row of the stories: as they are bound.
+type EventRow = (i64, i64, Option<i64>, String);
+type StoryRow = (i64, i64, i64, i64, String);
+
 async fn write(connection: &mut SqliteConnection, last: i64, entries: &[Entry]) -> Result<i64, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
     let mut seq = last;
-    for Entry { at_ms, event, stories } in entries {
+    let (mut events, mut stories): (Vec<EventRow>, Vec<StoryRow>) = (Vec::new(), Vec::new());
+    for entry in entries {
         seq += 1;
-        let body = serde_json::to_string(event).expect("an event has only text keys");
-        sqlx::query("INSERT INTO journal (seq, at_ms, job, body) VALUES (?, ?, ?, ?)")
-            .bind(seq)
-            .bind(signed(*at_ms))
-            .bind(event.job().map(|job| signed(job.0)))
-            .bind(body)
-            .execute(&mut *transaction)
-            .await?;
-        for ((job, story), part) in stories.iter().zip(0i64..) {
+        let at_ms = signed(entry.at_ms);
+        let body = serde_json::to_string(&entry.event).expect("an event has only text keys");
+        events.push((seq, at_ms, entry.event.job().map(|job| signed(job.0)), body));
+        for ((job, story), part) in entry.stories.iter().zip(0i64..) {
             let body = serde_json::to_string(story).expect("a story has only text keys");
-            sqlx::query("INSERT INTO story (job, seq, part, at_ms, body) VALUES (?, ?, ?, ?, ?)")
-                .bind(signed(job.0))
-                .bind(seq)
-                .bind(part)
-                .bind(signed(*at_ms))
-                .bind(body)
-                .execute(&mut *transaction)
-                .await?;
+            stories.push((signed(job.0), seq, part, at_ms, body));
         }
+    }
+    let mut transaction = connection.begin().await?;
+    for some in chunks(&events) {
+        let mut insert = QueryBuilder::new("INSERT INTO journal (seq, at_ms, job, body) ");
+        insert.push_values(some, |mut row, (seq, at_ms, job, body)| {
+            row.push_bind(seq).push_bind(at_ms).push_bind(job).push_bind(body.as_str());
+        });
+        insert.build().execute(&mut *transaction).await?;
+    }
+    for some in chunks(&stories) {
+        let mut insert = QueryBuilder::new("INSERT INTO story (job, seq, part, at_ms, body) ");
+        insert.push_values(some, |mut row, (job, seq, part, at_ms, body)| {
+            row.push_bind(job).push_bind(seq).push_bind(part).push_bind(at_ms).push_bind(body.as_str());
+        });
+        insert.build().execute(&mut *transaction).await?;
     }
     transaction.commit().await?;
     Ok(seq)
+}
+
+/// Rows that are inserted by one statement: in a few sizes only, so that every statement is prepared once and for all.
+/// A statement is a trip to SQLite's thread and back, which costs more than the row.
+fn chunks<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
+    let mut left = rows;
+    std::iter::from_fn(move || {
+        let size = [64, 16, 4, 1].into_iter().find(|size| *size <= left.len())?;
+        let (some, rest) = left.split_at(size);
+        left = rest;
+        Some(some)
+    })
 }
 
 impl Reader {

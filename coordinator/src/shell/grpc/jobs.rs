@@ -37,7 +37,7 @@ impl Jobs for Desk {
                     found.map(|f| (f.severity, violation_of(name, f))).collect::<Vec<_>>()
                 };
                 let found: Vec<_> = corpora.flat_map(of_corpus).collect();
-                (sharded.manifest, found)
+                (sharded.manifest.clone(), found)
             }
         };
         let (refused, told): (Vec<_>, Vec<_>) =

@@ -30,6 +30,9 @@ use crate::{
 /// Jobs stored while a restart and `insula status` are measured.
 const RESTARTED: u64 = 10_000;
 
+/// After this a corpus is no longer new.
+const SETTLED: Duration = Duration::from_millis(3500);
+
 /// Calls of `insula status` of which the median counts.
 const STATUS_CALLS: usize = 20;
 
@@ -58,6 +61,8 @@ pub async fn run(args: &FleetBenchArgs) -> Result<(), Failure> {
 async fn measured(args: &FleetBenchArgs, folder: &Path) -> Result<Figures, Failure> {
     let corpus = folder.join("corpus");
     load::write_corpus(&corpus).map_err(|e| Failure::operation("write the corpus", e))?;
+    // A corpus lies there long before it is submitted: one that changed just now is read at every submit.
+    tokio::time::sleep(SETTLED).await;
     let state = folder.join("state");
     let mut coordinator = Coordinator::start(&state).await?;
     let mut load = Load::new(&corpus);
