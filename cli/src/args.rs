@@ -228,6 +228,9 @@ pub struct LogsArgs {
     /// Start at this byte.
     #[arg(long, default_value_t = 0)]
     pub offset: u64,
+    /// Only what this worker wrote; --offset then counts among its lines.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub worker: String,
     /// Which coordinator.
     #[command(flatten)]
     pub client: ClientArgs,

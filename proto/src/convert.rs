@@ -409,7 +409,7 @@ impl TryFrom<v1::CorpusPart> for Part {
 impl From<&Tally> for v1::Tally {
     fn from(tally: &Tally) -> Self {
         let labels = u32::try_from(tally.labels()).expect("a label set has at most 1000 labels");
-        Self { labels, counts: tally.counts().to_vec() }
+        Self { labels, counts: tally.counts().collect() }
     }
 }
 

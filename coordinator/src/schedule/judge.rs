@@ -381,7 +381,7 @@ fn heartbeat(
         return Ok(Judgement { events: vec![], outcome: Outcome::Beat { stop: true } });
     }
     let held = held(state, worker, lease)?;
-    let news = progress.filter(|p| state.jobs[&held.job].progress.as_ref() != Some(p));
+    let news = progress.filter(|p| state.jobs[&held.job].progress.as_deref() != Some(p));
     let news = news.filter(|_| pulse.progress_is_due(lease, now_ms));
     let event = |progress: &Progress| Event::ProgressMade { lease, job: held.job, progress: progress.clone() };
     Ok(Judgement { events: news.map(event).into_iter().collect(), outcome: Outcome::Beat { stop: false } })

@@ -34,7 +34,7 @@ pub struct State {
     /// All jobs. Shared, so that readers hold a job while it moves on; changed by copy.
     pub jobs: BTreeMap<JobId, Arc<Job>>,
     /// Which job a request id was given.
-    pub requests: BTreeMap<String, JobId>,
+    pub requests: BTreeMap<Arc<str>, JobId>,
     /// The latest registration of every name.
     pub workers: BTreeMap<WorkerId, Worker>,
     /// Live leases.
@@ -85,7 +85,7 @@ pub struct Job {
     /// Its name.
     pub id: JobId,
     /// What makes a second submit the same.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// What was asked for.
     pub spec: Arc<JobSpec>,
     /// The corpus, under this job's name for it.
@@ -105,7 +105,7 @@ pub struct Job {
     /// The adapter of the job it starts from, once that has succeeded; empty: none.
     pub start: Vec<Artifact>,
     /// The latest progress of any of its tasks.
-    pub progress: Option<Progress>,
+    pub progress: Option<Box<Progress>>,
 }
 
 /// Where a job stands.
@@ -175,8 +175,8 @@ pub struct Task {
 pub struct Accepted {
     /// The latest lease of the task.
     pub lease: Option<LeaseId>,
-    /// Digests of what its holder reported.
-    pub reports: BTreeSet<Digest>,
+    /// Digests of what its holder reported, as bytes: every task keeps them.
+    pub reports: Vec<[u8; 32]>,
 }
 
 /// What a task computes.

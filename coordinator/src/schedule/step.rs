@@ -45,7 +45,7 @@ pub fn step(state: &mut State, at_ms: u64, event: &Event) -> Vec<Effect> {
         Event::LeaseLost { lease, how, .. } => fold.lease_lost(*lease, *how),
         Event::Reported { lease, base, report, .. } => fold.reported(*lease, base.as_ref(), report),
         Event::ProgressMade { job, progress, .. } => {
-            fold.job(*job).progress = Some(progress.clone());
+            fold.job(*job).progress = Some(Box::new(progress.clone()));
             fold.tell(*job, Story::Progress { progress: progress.clone() });
         }
         Event::TokensClaimed { lease, key } => fold.state.tokens.claimed(key, *lease),
@@ -86,9 +86,10 @@ impl Fold<'_> {
         let same_name = imported.name == corpus_name;
         let renamed = || Arc::new(CorpusManifest { name: corpus_name.into(), ..CorpusManifest::clone(imported) });
         let corpus = if same_name { imported.clone() } else { renamed() };
+        let request_id: Arc<str> = request_id.into();
         let job = Job {
             id,
-            request_id: request_id.into(),
+            request_id: request_id.clone(),
             spec: Arc::new(spec.clone()),
             tasks: tasks_of(spec, &corpus),
             corpus,
@@ -100,7 +101,7 @@ impl Fold<'_> {
             start: vec![],
             progress: None,
         };
-        self.state.requests.insert(request_id.into(), id);
+        self.state.requests.insert(request_id, id);
         self.state.jobs.insert(id, Arc::new(job));
         self.tell(id, Story::State { state: Phase::Queued.name() });
         self.take_start(id);
@@ -156,13 +157,19 @@ impl Fold<'_> {
         if self.job(job).base.is_none() {
             self.job(job).base = base.cloned();
         }
-        self.job(job).tasks[task.0 as usize].accepted.reports.insert(report.digest());
+        let accepted = &mut self.job(job).tasks[task.0 as usize].accepted.reports;
+        accepted.push(report.digest().bytes());
+        if report.closes() {
+            accepted.shrink_to_fit();
+        }
         match report {
             Report::Checkpoint(checkpoint) => self.checkpoint_kept(job, task, checkpoint),
             Report::EpochTrained { epoch, adapter } => self.epoch_trained(job, task, *epoch, adapter),
             Report::Trained(trained) => self.task_done(job, task, TaskState::Trained(Arc::new(trained.clone()))),
             Report::Evaluated(evaluated) => {
-                self.task_done(job, task, TaskState::Evaluated(Arc::new(evaluated.clone())));
+                let mut evaluated = evaluated.clone();
+                evaluated.paper.share(&evaluated.strict);
+                self.task_done(job, task, TaskState::Evaluated(Arc::new(evaluated)));
             }
             Report::Embedded(embedded) => {
                 self.task_done(job, task, TaskState::Embedded(Arc::new(embedded.clone())));

@@ -6,9 +6,10 @@
 //! Reading checks the digest again: a damaged file is an error that names it, never data.
 
 use std::{
+    collections::{HashSet, VecDeque},
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -51,6 +52,31 @@ pub enum ArtifactError {
 pub struct Artifacts {
     store: Arc<LocalFileSystem>,
     incoming: Arc<AtomicU64>,
+    stored: Arc<Mutex<Stored>>,
+}
+
+/// Digests that were stored lately by this process: a report comes right after its files, which need not be looked for.
+#[derive(Debug, Default)]
+struct Stored {
+    digests: HashSet<Digest>,
+    in_order: VecDeque<Digest>,
+}
+
+/// Digests remembered: a second's artifacts of the largest fleet.
+const STORED_MAX: usize = 4096;
+
+impl Stored {
+    fn add(&mut self, digest: &Digest) {
+        if !self.digests.insert(digest.clone()) {
+            return;
+        }
+        self.in_order.push_back(digest.clone());
+        if self.in_order.len() > STORED_MAX
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.digests.remove(&oldest);
+        }
+    }
 }
 
 impl Artifacts {
@@ -64,7 +90,7 @@ impl Artifacts {
         for object in left {
             store.delete(&object.location).await?;
         }
-        Ok(Self { store, incoming: Arc::new(AtomicU64::new(0)) })
+        Ok(Self { store, incoming: Arc::default(), stored: Arc::default() })
     }
 
     /// Stores bytes that are at hand.
@@ -85,14 +111,24 @@ impl Artifacts {
         let number = self.incoming.fetch_add(1, Ordering::Relaxed);
         let key = Key::from(format!("incoming/{number}"));
         let upload = self.store.put_multipart(&key).await?;
-        Ok(Incoming { store: self.store.clone(), key, upload, hasher: Hasher::default(), bytes: 0 })
+        Ok(Incoming {
+            store: self.store.clone(),
+            stored: self.stored.clone(),
+            key,
+            upload,
+            hasher: Hasher::default(),
+            bytes: 0,
+        })
     }
 
-    /// Whether an artifact is there; its bytes are not looked at.
+    /// Whether an artifact is there, or was stored a moment ago; its bytes are not looked at.
     ///
     /// # Errors
     /// When the disk refuses.
     pub async fn has(&self, digest: &Digest) -> Result<bool, ArtifactError> {
+        if locked(&self.stored).digests.contains(digest) {
+            return Ok(true);
+        }
         match self.store.head(&key_of(digest)).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
@@ -142,6 +178,11 @@ impl Artifacts {
     }
 }
 
+fn locked(stored: &Mutex<Stored>) -> MutexGuard<'_, Stored> {
+    // Whoever panicked left at worst a digest that is forgotten late.
+    stored.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn key_of(digest: &Digest) -> Key {
     let hex = digest.hex();
     Key::from(format!("sha256/{}/{hex}", &hex[..2]))
@@ -186,6 +227,7 @@ impl<S: Stream<Item = object_store::Result<Bytes>> + Unpin> Reading<S> {
 /// An artifact on its way in. Dropped unfinished, it leaves nothing under any digest.
 pub struct Incoming {
     store: Arc<LocalFileSystem>,
+    stored: Arc<Mutex<Stored>>,
     key: Key,
     upload: Box<dyn MultipartUpload>,
     hasher: Hasher,
@@ -216,6 +258,7 @@ impl Incoming {
         self.upload.complete().await?;
         // A file under this digest already is replaced by its equal: whole before, whole after, and mended if damaged.
         self.store.rename(&self.key, &key_of(&digest)).await?;
+        locked(&self.stored).add(&digest);
         Ok((digest, self.bytes))
     }
 }

@@ -14,7 +14,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -54,17 +54,20 @@ struct Seen {
     changed: [(i64, i64); 2],
 }
 
+/// Readings, the latest first.
+type Known = Mutex<VecDeque<(Key, Arc<Sharded>)>>;
+
 /// The readings, and the turn of who reads.
 #[derive(Debug)]
 pub struct Imports {
-    known: Mutex<VecDeque<(Key, Arc<Sharded>)>>,
+    known: Arc<Known>,
     /// One import at a time: each takes all cores.
     turn: Semaphore,
 }
 
 impl Default for Imports {
     fn default() -> Self {
-        Self { known: Mutex::default(), turn: Semaphore::new(1) }
+        Self { known: Arc::default(), turn: Semaphore::new(1) }
     }
 }
 
@@ -74,48 +77,63 @@ impl Imports {
     /// # Errors
     /// As [`shard_job`].
     pub async fn import(&self, spec: &JobSpec, artifacts: &Artifacts) -> Result<Arc<Sharded>, ShardingError> {
-        if let Some(sharded) = self.known(looked_at(spec).await?, artifacts).await? {
+        if let Ok(sharded) = self.look(spec, artifacts).await? {
             return Ok(sharded);
         }
         let _turn = self.turn.acquire().await.expect("the semaphore is never closed");
         // Whoever had the turn before may have read the same.
-        let before = looked_at(spec).await?;
-        if let Some(sharded) = self.known(before.clone(), artifacts).await? {
-            return Ok(sharded);
-        }
+        let before = match self.look(spec, artifacts).await? {
+            Ok(sharded) => return Ok(sharded),
+            Err(before) => before,
+        };
         let sharded = Arc::new(shard_job(spec, artifacts).await?);
         if let Some(before) = before.filter(|before| before.is_settled())
-            && looked_at(spec).await?.is_some_and(|after| after.key == before.key)
+            && let Err(Some(after)) = self.look(spec, artifacts).await?
+            && after.key == before.key
         {
             self.remember(before.key, sharded.clone());
         }
         Ok(sharded)
     }
 
-    /// What was read under this key, as long as its shards are there.
-    async fn known(&self, look: Option<Look>, artifacts: &Artifacts) -> Result<Option<Arc<Sharded>>, ShardingError> {
-        let Some(Look { key, .. }) = look else { return Ok(None) };
-        let found = self.list().iter().find(|(known, _)| *known == key).map(|(_, sharded)| sharded.clone());
-        let Some(sharded) = found else { return Ok(None) };
-        let (artifacts, wanted) = (artifacts.clone(), sharded.clone());
-        let whole = spawn_blocking(move || {
-            let mut shards = wanted.manifest.splits.values().flat_map(|split| &split.shards);
-            shards.all(|shard| artifacts.is_here(&shard.digest))
+    /// What was read of the corpora as they lie, as long as its shards are there; else how they lie, `None` where they
+    /// cannot be looked at, which reading them then explains. One trip to a thread that may wait for the disk.
+    async fn look(
+        &self,
+        spec: &JobSpec,
+        artifacts: &Artifacts,
+    ) -> Result<Result<Arc<Sharded>, Option<Look>>, ShardingError> {
+        let asked = (spec.all_corpora(), &spec.labels, &spec.evaluate.dialogues);
+        let asked = serde_json::to_string(&asked).expect("settings have only text keys");
+        let paths: Vec<_> = spec.all_corpora().into_iter().map(|(_, corpus)| PathBuf::from(&corpus.path)).collect();
+        let (known, artifacts) = (self.known.clone(), artifacts.clone());
+        let looking = spawn_blocking(move || {
+            let (at, mut files) = (SystemTime::now(), Vec::new());
+            if !paths.iter().all(|path| matches!(see(path, 0, &mut files), Ok(true))) {
+                return Err(None);
+            }
+            let key = Key { asked, files };
+            let found = locked(&known).iter().find(|(known, _)| *known == key).map(|(_, sharded)| sharded.clone());
+            let whole = |sharded: &Arc<Sharded>| {
+                let mut shards = sharded.manifest.splits.values().flat_map(|split| &split.shards);
+                shards.all(|shard| artifacts.is_here(&shard.digest))
+            };
+            found.filter(whole).ok_or(Some(Look { key, at }))
         });
-        Ok(whole.await?.then_some(sharded))
+        Ok(looking.await?)
     }
 
     fn remember(&self, key: Key, sharded: Arc<Sharded>) {
-        let mut list = self.list();
+        let mut list = locked(&self.known);
         list.retain(|(known, _)| *known != key);
         list.push_front((key, sharded));
         list.truncate(KNOWN_MAX);
     }
+}
 
-    fn list(&self) -> std::sync::MutexGuard<'_, VecDeque<(Key, Arc<Sharded>)>> {
-        // Whoever panicked left whole entries behind.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked(known: &Known) -> MutexGuard<'_, VecDeque<(Key, Arc<Sharded>)>> {
+    // Whoever panicked left whole entries behind.
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A key, and when it was made.
@@ -132,19 +150,6 @@ impl Look {
         let latest = i64::try_from(at.saturating_sub(LATELY).as_secs()).unwrap_or(i64::MAX);
         self.key.files.iter().flat_map(|seen| seen.changed).all(|(seconds, _)| seconds < latest)
     }
-}
-
-/// The key of a job's corpora as they lie; `None` where they cannot be looked at, which reading them then explains.
-async fn looked_at(spec: &JobSpec) -> Result<Option<Look>, ShardingError> {
-    let asked = (spec.all_corpora(), &spec.labels, &spec.evaluate.dialogues);
-    let asked = serde_json::to_string(&asked).expect("settings have only text keys");
-    let paths: Vec<_> = spec.all_corpora().into_iter().map(|(_, corpus)| PathBuf::from(&corpus.path)).collect();
-    let look = spawn_blocking(move || {
-        let (at, mut files) = (SystemTime::now(), Vec::new());
-        let seen = paths.iter().all(|path| matches!(see(path, 0, &mut files), Ok(true)));
-        seen.then_some(Look { key: Key { asked, files }, at })
-    });
-    Ok(look.await?)
 }
 
 /// Looks at a file, or at a folder and all in it; `false`: there is too much of it.

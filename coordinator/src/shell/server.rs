@@ -40,6 +40,9 @@ const CALL: Duration = Duration::from_secs(120);
 /// How long a stop waits for calls under way.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// A day.
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
 /// How a coordinator is set up.
 #[derive(Debug, Clone)]
 pub struct CoordinatorConfig {
@@ -53,12 +56,21 @@ pub struct CoordinatorConfig {
     pub heartbeat_ms: u32,
     /// How long a lease lasts without.
     pub lease_ms: u32,
+    /// Days after a job's end for which its progress can still be watched; what else is told of it is kept.
+    pub stories_kept_days: u32,
 }
 
 impl CoordinatorConfig {
     /// The usual set-up: loopback, a heartbeat a second, a lease lost after five without.
     pub fn new(state_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
-        Self { state_dir: state_dir.into(), listen, allow_remote: false, heartbeat_ms: 1000, lease_ms: 5000 }
+        Self {
+            state_dir: state_dir.into(),
+            listen,
+            allow_remote: false,
+            heartbeat_ms: 1000,
+            lease_ms: 5000,
+            stories_kept_days: 30,
+        }
     }
 }
 
@@ -136,6 +148,11 @@ impl Running {
         served.await.unwrap_or_else(|error| Err(ServeError::Panicked(error.to_string())))
     }
 
+    /// Completes when it is about to end, by request or because its journal fails; [`Running::ended`] then says why.
+    pub async fn ending(&self) {
+        self.stop.cancelled().await;
+    }
+
     /// Ends it on the spot, as a power cut would; for tests of what survives.
     pub async fn kill(mut self) {
         let served = self.served.take().expect("a coordinator is waited for once");
@@ -159,15 +176,17 @@ pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Re
     if !config.listen.ip().is_loopback() && !config.allow_remote {
         return Err(StartError::Remote(config.listen));
     }
-    let clock = Clock::start();
     let (mut store, reader) = Store::open(&config.state_dir).await?;
-    let core = Core::restored(store.fold().await?, clock.now_ms(), config.lease_ms.into());
+    let state = store.fold().await?;
+    let clock = Clock::start_after(store.last_ms());
+    let core = Core::restored(state, clock.now_ms(), config.lease_ms.into());
     let artifacts = open_artifacts(&config.state_dir).await?;
     let logs = Logs::new(make_folder(&config.state_dir, "logs")?);
     let listening = |source| StartError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
     let addr = listener.local_addr().map_err(listening)?;
-    let (owner, handle) = owner(core, store, clock);
+    let (compacted, kept_ms) = (store.compacted().await?, u64::from(config.stories_kept_days) * DAY_MS);
+    let (owner, handle) = owner(core, store, clock, kept_ms, compacted);
     let stop = shutdown.child_token();
     let desk = Desk {
         owner: handle,
@@ -244,6 +263,8 @@ async fn run(
     serving: impl Future<Output = Result<(), tonic::transport::Error>> + Send,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    // However this ends, whoever waits for it hears.
+    let _stopped = stop.clone().drop_guard();
     let owner_stop = CancellationToken::new();
     let mut owner = std::pin::pin!(owner.run(owner_stop.clone()));
     let drained = async {

@@ -3,12 +3,17 @@
 //! ```text
 //! journal  seq  at_ms  job?  body     the events; the state is their fold
 //! story    job  seq  part  at_ms  body    what watchers of a job are told, derived from the events, same transaction
+//! compacted  job  seq  part               jobs whose progress is told no more, and the last story that was dropped
 //! ```
 //!
 //! `seq` counts from 1 without gaps. A row that cannot be read is an error that names its seq: nothing is skipped.
 #![expect(clippy::disallowed_methods, reason = "the room that opens the journal")]
 
+mod append;
+mod compact;
+
 use std::{
+    collections::BTreeSet,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -18,7 +23,7 @@ use std::{
 use futures::TryStreamExt;
 use insula_proto::ids::JobId;
 use sqlx::{
-    Connection, QueryBuilder, Row as _, SqliteConnection, SqlitePool,
+    Connection, Row as _, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -31,10 +36,11 @@ use crate::schedule::{
 /// The layout of the tables below; another number was written by another insula.
 const LAYOUT: i64 = 1;
 
-const TABLES: [&str; 2] = [
+const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, job INTEGER, body TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS story (job INTEGER NOT NULL, seq INTEGER NOT NULL, part INTEGER NOT NULL, \
      at_ms INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (job, seq, part)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS compacted (job INTEGER PRIMARY KEY, seq INTEGER NOT NULL, part INTEGER NOT NULL)",
 ];
 
 /// Why the journal cannot be used.
@@ -70,6 +76,15 @@ pub enum StoreError {
         /// The layout in it.
         found: i64,
     },
+    /// No journal where there was one.
+    #[error(
+        "journal {path} is empty, but its state directory has been in use: expected the journal that was there; put it \
+         back, or begin anew in another directory"
+    )]
+    Emptied {
+        /// The database.
+        path: PathBuf,
+    },
     /// A row that does not read.
     #[error("journal {path}: row {seq} is damaged: {problem}")]
     Damaged {
@@ -88,6 +103,7 @@ pub struct Store {
     path: PathBuf,
     connection: SqliteConnection,
     last_seq: i64,
+    last_ms: u64,
     _lock: fs::File,
 }
 
@@ -134,6 +150,11 @@ impl Store {
     pub async fn open(folder: &Path) -> Result<(Self, Reader), StoreError> {
         let lock = lock(folder)?;
         let path = folder.join("journal.sqlite");
+        // SQLite takes a file without bytes for a new one. Artifacts are made only after a journal was begun.
+        let empty = fs::metadata(&path).is_ok_and(|found| found.len() == 0);
+        if empty && folder.join("artifacts").exists() {
+            return Err(StoreError::Emptied { path });
+        }
         let failed = |source| StoreError::Sqlite { path: path.clone(), source };
         let options = SqliteConnectOptions::new()
             .filename(&path)
@@ -153,7 +174,7 @@ impl Store {
         // Four readers: watchers read in short turns, so more would only wait for the same disk.
         let pool = SqlitePoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(10));
         let reader = Reader(pool.connect_lazy_with(options.read_only(true).create_if_missing(false)));
-        Ok((Self { path, connection, last_seq: 0, _lock: lock }, reader))
+        Ok((Self { path, connection, last_seq: 0, last_ms: 0, _lock: lock }, reader))
     }
 
     /// Folds the whole journal.
@@ -162,7 +183,7 @@ impl Store {
     /// When a row is missing or does not read; its seq is named.
     pub async fn fold(&mut self) -> Result<State, StoreError> {
         let mut state = State::default();
-        let (path, mut last) = (self.path.clone(), 0);
+        let (path, mut last, mut last_ms) = (self.path.clone(), 0, 0);
         let failed = |source| StoreError::Sqlite { path: path.clone(), source };
         let mut rows = sqlx::query("SELECT seq, at_ms, body FROM journal ORDER BY seq").fetch(&mut self.connection);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
@@ -175,13 +196,19 @@ impl Store {
             let at_ms: i64 = row.try_get("at_ms").map_err(|error| damaged(seq, error.to_string()))?;
             let event: Event = serde_json::from_str(body).map_err(|error| damaged(seq, error.to_string()))?;
             // A row that reads but contradicts the ones before it breaks an invariant of the fold, which says so by panic.
-            let fold = AssertUnwindSafe(|| step(&mut state, at_ms.unsigned_abs(), &event));
+            let at_ms = at_ms.unsigned_abs();
+            let fold = AssertUnwindSafe(|| step(&mut state, at_ms, &event));
             catch_unwind(fold).map_err(|_| damaged(seq, "it does not fit the rows before it".into()))?;
-            last = seq;
+            (last, last_ms) = (seq, last_ms.max(at_ms));
         }
         drop(rows);
-        self.last_seq = last;
+        (self.last_seq, self.last_ms) = (last, last_ms);
         Ok(state)
+    }
+
+    /// The latest time in the journal that was folded, Unix time in ms; 0 of an empty one.
+    pub fn last_ms(&self) -> u64 {
+        self.last_ms
     }
 
     /// Writes entries in one transaction and returns when they are on disk.
@@ -191,58 +218,30 @@ impl Store {
     pub async fn append(&mut self, entries: &[Entry]) -> Result<i64, StoreError> {
         let path = self.path.clone();
         let last = self.last_seq;
-        self.last_seq =
-            write(&mut self.connection, last, entries).await.map_err(|source| StoreError::Sqlite { path, source })?;
+        self.last_seq = append::write(&mut self.connection, last, entries)
+            .await
+            .map_err(|source| StoreError::Sqlite { path, source })?;
         Ok(self.last_seq)
     }
-}
 
-/// A row of the journal, a row of the stories: as they are bound.
-type EventRow = (i64, i64, Option<i64>, String);
-type StoryRow = (i64, i64, i64, i64, String);
+    /// Jobs whose stories were compacted.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn compacted(&mut self) -> Result<BTreeSet<JobId>, StoreError> {
+        let jobs = compact::jobs(&mut self.connection).await;
+        jobs.map_err(|source| StoreError::Sqlite { path: self.path.clone(), source })
+    }
 
-async fn write(connection: &mut SqliteConnection, last: i64, entries: &[Entry]) -> Result<i64, sqlx::Error> {
-    let mut seq = last;
-    let (mut events, mut stories): (Vec<EventRow>, Vec<StoryRow>) = (Vec::new(), Vec::new());
-    for entry in entries {
-        seq += 1;
-        let at_ms = signed(entry.at_ms);
-        let body = serde_json::to_string(&entry.event).expect("an event has only text keys");
-        events.push((seq, at_ms, entry.event.job().map(|job| signed(job.0)), body));
-        for ((job, story), part) in entry.stories.iter().zip(0i64..) {
-            let body = serde_json::to_string(story).expect("a story has only text keys");
-            stories.push((signed(job.0), seq, part, at_ms, body));
-        }
+    /// Drops the progress from the stories of jobs that ended long ago, and keeps in mind up to where. Returns when that
+    /// is on disk.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub async fn compact(&mut self, jobs: &[JobId]) -> Result<(), StoreError> {
+        let done = compact::compact(&mut self.connection, jobs).await;
+        done.map_err(|source| StoreError::Sqlite { path: self.path.clone(), source })
     }
-    let mut transaction = connection.begin().await?;
-    for some in chunks(&events) {
-        let mut insert = QueryBuilder::new("INSERT INTO journal (seq, at_ms, job, body) ");
-        insert.push_values(some, |mut row, (seq, at_ms, job, body)| {
-            row.push_bind(seq).push_bind(at_ms).push_bind(job).push_bind(body.as_str());
-        });
-        insert.build().execute(&mut *transaction).await?;
-    }
-    for some in chunks(&stories) {
-        let mut insert = QueryBuilder::new("INSERT INTO story (job, seq, part, at_ms, body) ");
-        insert.push_values(some, |mut row, (job, seq, part, at_ms, body)| {
-            row.push_bind(job).push_bind(seq).push_bind(part).push_bind(at_ms).push_bind(body.as_str());
-        });
-        insert.build().execute(&mut *transaction).await?;
-    }
-    transaction.commit().await?;
-    Ok(seq)
-}
-
-/// Rows that are inserted by one statement: in a few sizes only, so that every statement is prepared once and for all.
-/// A statement is a trip to SQLite's thread and back, which costs more than the row.
-fn chunks<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
-    let mut left = rows;
-    std::iter::from_fn(move || {
-        let size = [64, 16, 4, 1].into_iter().find(|size| *size <= left.len())?;
-        let (some, rest) = left.split_at(size);
-        left = rest;
-        Some(some)
-    })
 }
 
 impl Reader {
@@ -262,6 +261,16 @@ impl Reader {
             Ok(Told { token, at_ms: at_ms.unsigned_abs(), story })
         };
         query.fetch_all(&self.0).await?.into_iter().map(told).collect()
+    }
+
+    /// The last story that was dropped of a job, where its stories were compacted.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn compacted_to(&self, job: JobId) -> Result<Option<Token>, sqlx::Error> {
+        let query = sqlx::query_as::<_, (i64, i64)>("SELECT seq, part FROM compacted WHERE job = ? AND seq > 0");
+        let found = query.bind(signed(job.0)).fetch_optional(&self.0).await?;
+        Ok(found.map(|(seq, part)| Token { seq, part }))
     }
 
     /// Whether a token is one of a job's.

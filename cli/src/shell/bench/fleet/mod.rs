@@ -103,7 +103,7 @@ async fn throughput(
     let what = format!("no-op trials, {} workers", args.workers);
     figures.push(Figure::new(what, Some(rate), "/s", Some(Bar::AtLeast(1000.0))));
     let per_trial = spent.map(|spent| spent / args.trials as f64 * 1e6);
-    figures.push(Figure::new("coordinator's processor time", per_trial, "us/trial", None));
+    figures.push(Figure::new("  coordinator's processor time", per_trial, "us/trial", None));
     figures.push(Figure::new("Submit, median", Some(percentile_ms(&mut submits, 0.5)), "ms", None));
     figures.push(Figure::new("Submit, p99", Some(percentile_ms(&mut submits, 0.99)), "ms", None));
     Ok(())
@@ -158,11 +158,14 @@ async fn gets(
     figures: &mut Vec<Figure>,
 ) -> Result<(), Failure> {
     let (clients, time) = (args.clients, Duration::from_secs(args.seconds));
+    let cpu = coordinator.cpu_seconds();
     let mut calls = load.gets(&coordinator.url, clients, time, Pace::Unbound).await?;
+    let spent = cpu.zip(coordinator.cpu_seconds()).map(|(before, after)| (after - before) / calls.len() as f64 * 1e6);
     let rate = calls.len() as f64 / time.as_secs_f64();
     let what = format!("GetJob, {} trials, {clients} clients", load.stored);
     figures.push(Figure::new(&what, Some(rate), "/s", Some(Bar::AtLeast(GETS_PER_S))));
     figures.push(Figure::new("  p99 at that rate", Some(percentile_ms(&mut calls, 0.99)), "ms", None));
+    figures.push(Figure::new("  coordinator's processor time", spent, "us/call", None));
     let mut calls = load.gets(&coordinator.url, clients, time, Pace::PerSecond(GETS_PER_S)).await?;
     let what = format!("  p99 at {GETS_PER_S}/s");
     figures.push(Figure::new(what, Some(percentile_ms(&mut calls, 0.99)), "ms", Some(Bar::AtMost(5.0))));
