@@ -15,6 +15,9 @@ use super::{
 };
 use crate::metric::Metric;
 
+/// Jobs before a new one that may have parts equal to its own: a sweep's trials follow each other, and few sweeps at once.
+const ALIKE: usize = 4;
+
 /// What is to be done about a fact, once it is on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
@@ -87,17 +90,20 @@ impl Fold<'_> {
         let renamed = || Arc::new(CorpusManifest { name: corpus_name.into(), ..CorpusManifest::clone(imported) });
         let corpus = if same_name { imported.clone() } else { renamed() };
         let request_id: Arc<str> = request_id.into();
+        let mut spec = spec.clone();
+        self.state.jobs.values().rev().take(ALIKE).for_each(|job| spec.share(&job.spec));
+        let from = spec.starts_from();
         let job = Job {
             id,
             request_id: request_id.clone(),
-            spec: Arc::new(spec.clone()),
-            tasks: tasks_of(spec, &corpus),
+            tasks: tasks_of(&spec, &corpus),
+            stages: vec![Training::default(); spec.training_stages().len()],
+            spec: Arc::new(spec),
             corpus,
             submitted_ms: self.at_ms,
             phase: Phase::Queued,
             revision: 0,
             base: None,
-            stages: vec![Training::default(); spec.training_stages().len()],
             start: vec![],
             progress: None,
         };
@@ -105,7 +111,7 @@ impl Fold<'_> {
         self.state.jobs.insert(id, Arc::new(job));
         self.tell(id, Story::State { state: Phase::Queued.name() });
         self.take_start(id);
-        if let Some(from) = spec.starts_from()
+        if let Some(from) = from
             && self.state.jobs.get(&from).is_some_and(|from| !from.phase.name().is_final())
         {
             self.state.awaited.entry(from).or_default().insert(id);

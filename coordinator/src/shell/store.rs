@@ -11,26 +11,24 @@
 
 mod append;
 mod compact;
+mod fold;
 
 use std::{
     collections::BTreeSet,
     fs,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use futures::TryStreamExt;
 use insula_proto::ids::JobId;
 use sqlx::{
-    Connection, Row as _, SqliteConnection, SqlitePool,
+    ConnectOptions as _, Connection as _, Row as _, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use crate::schedule::{
     State,
     event::{Event, Story},
-    step,
 };
 
 /// The layout of the tables below; another number was written by another insula.
@@ -161,7 +159,9 @@ impl Store {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5));
+            .busy_timeout(Duration::from_secs(5))
+            // A fold of a long journal is slow by right.
+            .disable_statement_logging();
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
         let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut connection).await.map_err(failed)?;
         if found != 0 && found != LAYOUT {
@@ -182,28 +182,9 @@ impl Store {
     /// # Errors
     /// When a row is missing or does not read; its seq is named.
     pub async fn fold(&mut self) -> Result<State, StoreError> {
-        let mut state = State::default();
-        let (path, mut last, mut last_ms) = (self.path.clone(), 0, 0);
-        let failed = |source| StoreError::Sqlite { path: path.clone(), source };
-        let mut rows = sqlx::query("SELECT seq, at_ms, body FROM journal ORDER BY seq").fetch(&mut self.connection);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
-            let seq: i64 = row.try_get("seq").map_err(failed)?;
-            let damaged = |seq, problem: String| StoreError::Damaged { path: path.clone(), seq, problem };
-            if seq != last + 1 {
-                return Err(damaged(last + 1, "it is missing".into()));
-            }
-            let body: &str = row.try_get("body").map_err(|error| damaged(seq, error.to_string()))?;
-            let at_ms: i64 = row.try_get("at_ms").map_err(|error| damaged(seq, error.to_string()))?;
-            let event: Event = serde_json::from_str(body).map_err(|error| damaged(seq, error.to_string()))?;
-            // A row that reads but contradicts the ones before it breaks an invariant of the fold, which says so by panic.
-            let at_ms = at_ms.unsigned_abs();
-            let fold = AssertUnwindSafe(|| step(&mut state, at_ms, &event));
-            catch_unwind(fold).map_err(|_| damaged(seq, "it does not fit the rows before it".into()))?;
-            (last, last_ms) = (seq, last_ms.max(at_ms));
-        }
-        drop(rows);
-        (self.last_seq, self.last_ms) = (last, last_ms);
-        Ok(state)
+        let folding = fold::fold(&mut self.connection, &self.path).await?;
+        (self.last_seq, self.last_ms) = (folding.last_seq, folding.last_ms);
+        Ok(folding.state)
     }
 
     /// The latest time in the journal that was folded, Unix time in ms; 0 of an empty one.
