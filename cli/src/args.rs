@@ -236,6 +236,9 @@ pub struct LogsArgs {
     /// Start at this byte.
     #[arg(long, default_value_t = 0)]
     pub offset: u64,
+    /// Only what this worker wrote; --offset then counts among its lines.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub worker: String,
     /// Which coordinator.
     #[command(flatten)]
     pub client: ClientArgs,
@@ -429,6 +432,8 @@ pub enum BenchCommand {
     Engine(EngineBenchArgs),
     /// Shard a synthetic corpus: utterances and bytes a second, peak memory and, with a base, tokens a second.
     Data(DataBenchArgs),
+    /// Drive a coordinator with trials that compute nothing: trials and GetJob calls a second, memory, restart.
+    Fleet(FleetBenchArgs),
 }
 
 /// `insula bench engine`
@@ -488,6 +493,33 @@ pub struct DataBenchArgs {
     /// Also tokenise prompts with this base's tokenizer: a .gguf, a folder, or pip:PACKAGE.
     #[arg(long, value_name = "BASE")]
     pub base: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `insula bench fleet`
+#[derive(Debug, Args)]
+pub struct FleetBenchArgs {
+    /// Trials timed from submit to their job's end.
+    #[arg(long, default_value_t = 5000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]
+    pub trials: u64,
+    /// Simulated workers, which answer at once.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub workers: u32,
+    /// Trials stored while GetJob, polling and memory are measured; the bars are meant at 100000.
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1000..))]
+    pub stored: u64,
+    /// Clients that call GetJob.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub clients: u32,
+    /// Seconds that each rate of GetJob is measured for; polling takes four times as long.
+    #[arg(long, default_value_t = 5, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Make the coordinator's state in this folder, whose disk is then what is measured; by default where temporary
+    /// files lie.
+    #[arg(long, value_name = "DIR")]
+    pub at: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

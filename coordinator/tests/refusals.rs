@@ -125,12 +125,26 @@ async fn logs_are_followed_until_the_job_ends() {
     let mut clients = Clients::to(&running).await;
     clients.submit("r", &spec(folder.path(), 1)).await.unwrap();
     let worker_id = clients.register("w1").await;
-    let read = v1::ReadLogRequest { job_id: "job-1".into(), offset: 0, follow: true };
+    let read = v1::ReadLogRequest { job_id: "job-1".into(), offset: 0, follow: true, worker: String::new() };
     let mut stream = clients.logs.read(read).await.unwrap().into_inner();
     let lines = "loading\nready\n".to_owned();
     clients.logs.append(v1::AppendLogRequest { job_id: "job-1".into(), worker_id, lines }).await.unwrap();
     let chunk = stream.message().await.unwrap().unwrap();
     assert_eq!((chunk.offset, chunk.data), (0, b"w1: loading\nw1: ready\n".to_vec()));
+    let other = clients.register("w2").await;
+    let lines = "here too\n".to_owned();
+    clients.logs.append(v1::AppendLogRequest { job_id: "job-1".into(), worker_id: other, lines }).await.unwrap();
+    assert_eq!(stream.message().await.unwrap().unwrap().offset, 22);
+    // One worker's lines have offsets of their own.
+    let mut of = async |worker: &str, offset| {
+        let read = v1::ReadLogRequest { job_id: "job-1".into(), offset, follow: false, worker: worker.into() };
+        let chunk = clients.logs.read(read).await.unwrap().into_inner().message().await;
+        chunk.map(|chunk| chunk.map(|chunk| (chunk.offset, String::from_utf8(chunk.data).unwrap())))
+    };
+    assert_eq!(of("w2", 0).await.unwrap(), Some((0, "w2: here too\n".into())));
+    assert_eq!(of("w1", 12).await.unwrap(), Some((12, "w1: ready\n".into())));
+    assert_eq!((of("w1", 22).await.unwrap(), of("w3", 0).await.unwrap()), (None, None));
+    assert_eq!(of("w2", 14).await.unwrap_err().code(), Code::OutOfRange);
     clients.jobs.cancel(v1::CancelRequest { job_id: "job-1".into() }).await.unwrap();
     assert_eq!(stream.message().await.unwrap(), None);
     running.stop().await.unwrap();

@@ -48,17 +48,18 @@ fn parsed_job_spec(message: v1::JobSpec, found: &mut Vec<Violation>) -> JobSpec 
         name,
         seed,
         workers,
-        corpus: corpus_spec(corpus.unwrap_or_default()),
+        corpus: corpus_spec(corpus.unwrap_or_default()).into(),
         corpora: message.corpora.into_iter().map(|(name, corpus)| (name, corpus_spec(corpus))).collect(),
-        labels: labels_spec(message.labels.unwrap_or_default()),
+        labels: labels_spec(message.labels.unwrap_or_default()).into(),
         data: parsed_data(&data.unwrap_or_default(), found),
-        retrieval: parsed_retrieval(message.retrieval.unwrap_or_default(), found),
-        base: parsed_base(base.unwrap_or_default(), found),
-        adapter: AdapterSpec { r: adapter.r, alpha: adapter.alpha, targets: adapter.targets, from: adapter.from },
+        retrieval: parsed_retrieval(message.retrieval.unwrap_or_default(), found).into(),
+        base: parsed_base(base.unwrap_or_default(), found).into(),
+        adapter: AdapterSpec { r: adapter.r, alpha: adapter.alpha, targets: adapter.targets, from: adapter.from }
+            .into(),
         train: parsed_train(&train.unwrap_or_default(), found),
         stages: message.stages.into_iter().map(|stage| parsed_stage(stage, found)).collect(),
-        evaluate: parsed_evaluate(&evaluate.unwrap_or_default(), found),
-        endpoint: message.endpoint.map_or_else(EndpointSpec::default, Into::into),
+        evaluate: parsed_evaluate(&evaluate.unwrap_or_default(), found).into(),
+        endpoint: message.endpoint.map_or_else(EndpointSpec::default, Into::into).into(),
         schedule: message.schedule.map_or_else(ScheduleSpec::default, Into::into),
     }
 }
@@ -214,10 +215,10 @@ fn name_of<T: Serialize>(value: &T) -> String {
 
 impl From<&JobSpec> for v1::JobSpec {
     fn from(spec: &JobSpec) -> Self {
-        let AdapterSpec { r, alpha, targets, from } = spec.adapter.clone();
+        let AdapterSpec { r, alpha, targets, from } = AdapterSpec::clone(&spec.adapter);
         Self {
             name: spec.name.clone(),
-            corpus: Some((&spec.corpus).into()),
+            corpus: Some((&*spec.corpus).into()),
             data: Some(v1::DataSpec {
                 window: spec.data.window,
                 share: spec.data.share.to_string(),
@@ -231,14 +232,14 @@ impl From<&JobSpec> for v1::JobSpec {
             }),
             adapter: Some(v1::AdapterSpec { r, alpha, targets, from }),
             train: Some((&spec.train).into()),
-            evaluate: Some((&spec.evaluate).into()),
+            evaluate: Some((&*spec.evaluate).into()),
             seed: spec.seed,
             workers: spec.workers,
             corpora: spec.corpora.iter().map(|(name, corpus)| (name.clone(), corpus.into())).collect(),
-            labels: Some((&spec.labels).into()),
-            retrieval: Some((&spec.retrieval).into()),
+            labels: Some((&*spec.labels).into()),
+            retrieval: Some((&*spec.retrieval).into()),
             stages: spec.stages.iter().map(v1::StageSpec::from).collect(),
-            endpoint: Some((&spec.endpoint).into()),
+            endpoint: Some((&*spec.endpoint).into()),
             schedule: Some((&spec.schedule).into()),
         }
     }
@@ -409,7 +410,7 @@ impl TryFrom<v1::CorpusPart> for Part {
 impl From<&Tally> for v1::Tally {
     fn from(tally: &Tally) -> Self {
         let labels = u32::try_from(tally.labels()).expect("a label set has at most 1000 labels");
-        Self { labels, counts: tally.counts().to_vec() }
+        Self { labels, counts: tally.counts().collect() }
     }
 }
 

@@ -59,13 +59,26 @@ impl Serving {
         format!("http://{}", self.running.addr)
     }
 
+    /// Completes when it ends by itself, because its journal cannot be written; [`Serving::end`] then says why.
+    pub async fn ending(&self) {
+        self.running.ending().await;
+    }
+
     /// Stops serving, politely.
-    #[expect(clippy::disallowed_methods, reason = "takes back the address file")]
     pub async fn stop(self) {
-        let _ = std::fs::remove_file(&self.address_file);
-        if let Err(error) = self.running.stop().await {
+        if let Err(error) = self.end().await {
             tracing::warn!("the coordinator did not stop well: {error}");
         }
+    }
+
+    /// Stops serving, politely.
+    ///
+    /// # Errors
+    /// When it had ended by itself, or could not end well.
+    #[expect(clippy::disallowed_methods, reason = "takes back the address file")]
+    pub async fn end(self) -> Result<(), Failure> {
+        let _ = std::fs::remove_file(&self.address_file);
+        self.running.stop().await.map_err(|error| Failure::operation("the coordinator ended", error))
     }
 }
 

@@ -24,13 +24,16 @@ struct CoordinatorSettings {
     quotas: BTreeMap<String, u32>,
     /// Artifacts that nothing needs are deleted this often, minutes; 0: never.
     prune_minutes: u32,
+    /// Days after a job's end for which its progress can still be watched.
+    stories_kept_days: u32,
 }
 
 impl Default for CoordinatorSettings {
     fn default() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 7461));
-        let (quota, quotas, prune_minutes) = (0, BTreeMap::new(), 60);
-        Self { listen, state: ".insula".into(), allow_remote: false, quota, quotas, prune_minutes }
+        let (quota, quotas, prune_minutes, stories_kept_days) = (0, BTreeMap::new(), 60, 30);
+        let (state, allow_remote) = (".insula".into(), false);
+        Self { listen, state, allow_remote, quota, quotas, prune_minutes, stories_kept_days }
     }
 }
 
@@ -38,16 +41,19 @@ impl Default for CoordinatorSettings {
 pub async fn run(args: CoordinatorArgs, verbose: u8) -> Result<(), Failure> {
     let settings: CoordinatorSettings =
         settings::plain(&CoordinatorSettings::default(), args.config.as_deref(), &args.sets)?;
-    let state = args.state.unwrap_or(settings.state);
+    let state = args.state.unwrap_or(settings.state.clone());
     make_state_directory(&state)?;
     let _log = logging::start(verbose.max(1), Some((&state, "coordinator.log")));
     let listen = args.listen.unwrap_or(settings.listen);
-    let CoordinatorSettings { allow_remote, quota, quotas, prune_minutes, .. } = settings;
+    let CoordinatorSettings { allow_remote, quota, quotas, prune_minutes, stories_kept_days, .. } = settings;
     let usual = CoordinatorConfig::new(state.clone(), listen);
-    let config = CoordinatorConfig { allow_remote, quota, quotas, prune_minutes, ..usual };
+    let config = CoordinatorConfig { allow_remote, quota, quotas, prune_minutes, stories_kept_days, ..usual };
     let serving = Serving::start(config).await?;
     say!("coordinator at {}, state in {}", serving.url(), state.display());
-    super::worker::asked_to_stop().await;
-    serving.stop().await;
-    Ok(())
+    // A coordinator that cannot write its journal any more ends, so that whoever looks after it starts it again.
+    tokio::select! {
+        () = super::worker::asked_to_stop() => {}
+        () = serving.ending() => {}
+    }
+    serving.end().await
 }

@@ -46,7 +46,7 @@ pub fn run(command: CorpusCommand) -> Result<(), Failure> {
 /// Reads the splits that were asked for, or all three.
 fn read(args: &CorpusArgs) -> Result<Corpus, Failure> {
     let path = args.path.display().to_string();
-    let spec = CorpusSpec { layout: args.layout.clone(), path, ..JobSpec::default().corpus };
+    let spec = CorpusSpec { layout: args.layout.clone(), path, ..CorpusSpec::default() };
     let splits = match &args.split {
         Some(split) => vec![split.parse::<Split>().map_err(|e| Failure::Input(e.to_string()))?],
         None => Split::ALL.to_vec(),

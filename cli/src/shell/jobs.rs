@@ -164,7 +164,8 @@ pub async fn watch(args: WatchArgs) -> Result<(), Failure> {
 /// `insula logs`
 pub async fn logs(args: LogsArgs) -> Result<(), Failure> {
     let client = Client::connect(&args.client).await?;
-    let request = ReadLogRequest { job_id: job_name(&args.job)?, offset: args.offset, follow: args.follow };
+    let (job_id, offset, follow, worker) = (job_name(&args.job)?, args.offset, args.follow, args.worker);
+    let request = ReadLogRequest { job_id, offset, follow, worker };
     let mut chunks = client.logs().read(request).await.map_err(|status| client.failure(&status))?.into_inner();
     while let Some(chunk) = chunks.message().await.map_err(|status| client.failure(&status))? {
         let mut stdout = std::io::stdout().lock();

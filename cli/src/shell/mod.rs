@@ -63,6 +63,7 @@ async fn asynchronous(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Prune(args) => steer::prune(args).await,
         Command::Report(args) => jobs::report(args).await,
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Bench(BenchCommand::Fleet(args)) => bench::fleet::run(&args).await,
         Command::Sweep(args) => study::sweep(args, verbose).await,
         Command::Reproduce(ReproduceCommand::Instructerc(args)) => study::reproduce(args, verbose).await,
         Command::Serve(args) => predict::serve(args, verbose).await,

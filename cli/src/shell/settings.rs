@@ -32,7 +32,7 @@ pub fn unchecked(args: &SettingsArgs) -> Result<JobSpec, Failure> {
 /// When the mapping cannot be read, or the settings cannot be worked with.
 pub fn whole(mut spec: JobSpec) -> Result<JobSpec, Failure> {
     if !spec.labels.file.is_empty() && spec.labels.names.is_empty() {
-        spec.labels = labels(&spec.labels.file)?;
+        spec.labels = labels(&spec.labels.file)?.into();
     }
     let violations = spec.violations();
     if violations.is_empty() { Ok(absolute(spec)) } else { Err(Failure::violations(&violations)) }

@@ -3,16 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use insula_proto::{
-    corpus::Split,
-    job::{CorpusSpec, JobSpec},
-};
+use insula_proto::{corpus::Split, job::CorpusSpec};
 use proptest::prelude::*;
 
 use super::{pickle::writer::Plain, *};
 
 fn spec() -> CorpusSpec {
-    JobSpec::default().corpus
+    CorpusSpec::default()
 }
 
 fn file(path: &str, bytes: impl Into<Vec<u8>>) -> WholeFile {

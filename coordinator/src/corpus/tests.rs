@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::Cursor};
 
 use insula_proto::{
     corpus::{Label, Split},
-    job::{CorpusSpec, JobSpec},
+    job::CorpusSpec,
 };
 
 use proptest::prelude::*;
@@ -21,7 +21,7 @@ const EMORYNLP: &str = "Utterance,Speaker,Emotion,Scene_ID,Utterance_ID,Season,E
     Hello,\"['A', 'B']\",Joyful,1,1,1,2\nHi,['A'],Mad,1,3,1,2\nOh,['A'],Scared,1,1,2,2\n";
 
 fn spec() -> CorpusSpec {
-    JobSpec::default().corpus
+    CorpusSpec::default()
 }
 
 fn file_of(text: &[u8]) -> SplitFile {

@@ -397,7 +397,8 @@ fn label_rows(job: &Job, metric: &Metric) -> Vec<LabelRow> {
 fn confusion(job: &Job, tally: &Tally) -> Confusion {
     let rows = job.corpus.labels.names().to_vec();
     let columns = rows.iter().cloned().chain(["unreadable".to_owned()]).collect();
-    let counts = tally.counts().chunks(tally.labels() + 1).map(<[u64]>::to_vec).collect();
+    let counts: Vec<u64> = tally.counts().collect();
+    let counts = counts.chunks(tally.labels() + 1).map(<[u64]>::to_vec).collect();
     Confusion { rows, columns, counts }
 }
 

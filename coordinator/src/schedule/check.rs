@@ -33,7 +33,18 @@ impl State {
         }
         #[cfg(test)]
         assert_eq!(self.ready.all(), ready, "what can be handed out is exactly the ready tasks");
+        self.check_awaited();
         assert_eq!(self.requests.len(), self.jobs.len(), "every request id has one job");
+    }
+
+    fn check_awaited(&self) {
+        let ended = |job: &Job| job.phase.name().is_final();
+        for job in self.jobs.values().filter(|job| !ended(job)) {
+            let awaits = job.spec.starts_from().filter(|from| !ended(&self.jobs[from]));
+            let known = awaits.is_none_or(|from| self.awaited.get(&from).is_some_and(|jobs| jobs.contains(&job.id)));
+            assert!(known, "a job that waits for another's end is among those that wait for it");
+        }
+        assert!(self.awaited.keys().all(|from| !ended(&self.jobs[from])), "nobody waits for a job that has ended");
     }
 
     fn check_leases(&self) {

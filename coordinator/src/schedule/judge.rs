@@ -519,7 +519,7 @@ fn heartbeat(core: &Core, now_ms: u64, request: &Request) -> Result<Judgement, R
     {
         events.push(Event::Seated { lease, job: held.job });
     }
-    let news = progress.as_ref().filter(|p| job.progress.as_ref() != Some(p));
+    let news = progress.as_ref().filter(|p| job.progress.as_deref() != Some(p));
     let news = news.filter(|_| core.pulse.progress_is_due(lease, now_ms));
     events.extend(news.map(|progress| Event::ProgressMade { lease, job: held.job, progress: progress.clone() }));
     Ok(Judgement { events, outcome: Outcome::Beat { stop: false, lease, generation } })

@@ -38,7 +38,7 @@ pub struct State {
     /// All jobs. Shared, so that readers hold a job while it moves on; changed by copy.
     pub jobs: BTreeMap<JobId, Arc<Job>>,
     /// Which job a request id was given.
-    pub requests: BTreeMap<String, JobId>,
+    pub requests: BTreeMap<Arc<str>, JobId>,
     /// The latest registration of every name.
     pub workers: BTreeMap<WorkerId, Worker>,
     /// Live leases.
@@ -47,6 +47,8 @@ pub struct State {
     pub ready: Queue,
     /// Trainings that have holders: more workers may join these.
     pub training: BTreeSet<(JobId, TaskIndex)>,
+    /// Jobs that wait for another's end, by that other: so that an end costs what waits for it, not all jobs.
+    pub awaited: BTreeMap<JobId, BTreeSet<JobId>>,
     /// What is tokenised, and who is at what.
     pub tokens: Tokens,
     /// The greatest worker id given, 0 before the first.
@@ -80,7 +82,7 @@ pub struct Job {
     /// Its name.
     pub id: JobId,
     /// What makes a second submit the same.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// What was asked for.
     pub spec: Arc<JobSpec>,
     /// The corpus, under this job's name for it.
@@ -100,7 +102,7 @@ pub struct Job {
     /// The adapter of the job it starts from, once that has succeeded; empty: none.
     pub start: Vec<Artifact>,
     /// The latest progress of any of its tasks.
-    pub progress: Option<Progress>,
+    pub progress: Option<Box<Progress>>,
     /// The epoch after which its last stage pauses; 0: none.
     pub pause_epoch: u32,
     /// Whether its artifacts are kept through every pruning.
@@ -173,16 +175,20 @@ pub struct Task {
 
 /// The reports of the latest holders that were taken in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Accepted(BTreeSet<(LeaseId, Digest)>);
+pub struct Accepted(Vec<(LeaseId, [u8; 32])>);
 
 impl Accepted {
-    pub(super) fn insert(&mut self, lease: LeaseId, report: Digest) {
-        self.0.insert((lease, report));
+    /// `closes`: it is the last one under its lease.
+    pub(super) fn insert(&mut self, lease: LeaseId, report: &Digest, closes: bool) {
+        self.0.push((lease, report.bytes()));
+        if closes {
+            self.0.shrink_to_fit();
+        }
     }
 
     /// Whether a report of these words was taken in under the lease.
     pub fn has(&self, lease: LeaseId, report: &Digest) -> bool {
-        self.0.contains(&(lease, report.clone()))
+        self.0.contains(&(lease, report.bytes()))
     }
 }
 

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::metric::Metric;
 
+/// Jobs before a new one that may have parts equal to its own: a sweep's trials follow each other, and few sweeps at once.
+const ALIKE: usize = 4;
+
 /// What is to be done about a fact, once it is on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
@@ -52,7 +55,7 @@ pub fn step(state: &mut State, at_ms: u64, event: &Event) -> Vec<Effect> {
         Event::LeaseLost { lease, how, .. } => fold.lease_lost(*lease, *how),
         Event::Reported { lease, base, report, .. } => fold.reported(*lease, base.as_ref(), report),
         Event::ProgressMade { job, progress, .. } => {
-            fold.job(*job).progress = Some(progress.clone());
+            fold.job(*job).progress = Some(Box::new(progress.clone()));
             fold.tell(*job, Story::Progress { progress: progress.clone() });
         }
         Event::TokensClaimed { lease, key } => fold.state.tokens.claimed(key, *lease),
@@ -93,26 +96,35 @@ impl Fold<'_> {
         let same_name = imported.name == corpus_name;
         let renamed = || Arc::new(CorpusManifest { name: corpus_name.into(), ..CorpusManifest::clone(imported) });
         let corpus = if same_name { imported.clone() } else { renamed() };
+        let request_id: Arc<str> = request_id.into();
+        let (mut spec, pause_epoch) = (spec.clone(), spec.schedule.pause_epoch);
+        self.state.jobs.values().rev().take(ALIKE).for_each(|job| spec.share(&job.spec));
+        let from = spec.starts_from();
         let job = Job {
             id,
-            request_id: request_id.into(),
-            spec: Arc::new(spec.clone()),
-            tasks: tasks_of(spec, &corpus),
+            request_id: request_id.clone(),
+            tasks: tasks_of(&spec, &corpus),
+            stages: vec![Training::default(); spec.training_stages().len()],
+            spec: Arc::new(spec),
             corpus,
             submitted_ms: self.at_ms,
             phase: Phase::Queued,
             revision: 0,
             base: None,
-            stages: vec![Training::default(); spec.training_stages().len()],
             start: vec![],
             progress: None,
-            pause_epoch: spec.schedule.pause_epoch,
+            pause_epoch,
             pinned: false,
         };
-        self.state.requests.insert(request_id.into(), id);
+        self.state.requests.insert(request_id, id);
         self.state.jobs.insert(id, Arc::new(job));
         self.tell(id, Story::State { state: Phase::Queued.name() });
         self.take_start(id);
+        if let Some(from) = from
+            && self.state.jobs.get(&from).is_some_and(|from| !from.phase.name().is_final())
+        {
+            self.state.awaited.entry(from).or_default().insert(id);
+        }
         self.open_tasks(id);
         self.finish_if_done(id);
     }
@@ -218,13 +230,16 @@ impl Fold<'_> {
         if self.job(job).base.is_none() {
             self.job(job).base = base.cloned();
         }
-        self.job(job).tasks[task.0 as usize].accepted.insert(lease, report.digest());
+        let accepted = &mut self.job(job).tasks[task.0 as usize].accepted;
+        accepted.insert(lease, &report.digest(), report.closes());
         match report {
             Report::Checkpoint(checkpoint) => self.checkpoint_kept(job, task, checkpoint),
             Report::EpochTrained { epoch, adapter } => self.epoch_trained(job, task, *epoch, adapter),
             Report::Trained(trained) => self.task_done(job, task, TaskState::Trained(Arc::new(trained.clone()))),
             Report::Evaluated(evaluated) => {
-                self.task_done(job, task, TaskState::Evaluated(Arc::new(evaluated.clone())));
+                let mut evaluated = evaluated.clone();
+                evaluated.paper.share(&evaluated.strict);
+                self.task_done(job, task, TaskState::Evaluated(Arc::new(evaluated)));
             }
             Report::Embedded(embedded) => {
                 self.task_done(job, task, TaskState::Embedded(Arc::new(embedded.clone())));
@@ -345,9 +360,10 @@ impl Fold<'_> {
     /// Tells the jobs that wait for one that has ended: they go on with its adapter, or fail with it.
     fn tell_dependants(&mut self, ended: JobId) {
         let succeeded = self.job(ended).phase.name() == PhaseName::Succeeded;
-        let waits = |job: &Job| job.spec.starts_from() == Some(ended) && !job.phase.name().is_final();
-        let waiting: Vec<JobId> = self.state.jobs.values().filter(|job| waits(job)).map(|job| job.id).collect();
-        for id in waiting {
+        for id in self.state.awaited.remove(&ended).unwrap_or_default() {
+            if self.job(id).phase.name().is_final() {
+                continue;
+            }
             if succeeded {
                 self.take_start(id);
                 self.open_tasks(id);

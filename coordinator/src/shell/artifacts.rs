@@ -6,9 +6,10 @@
 //! Reading checks the digest again: a damaged file is an error that names it, never data.
 
 use std::{
+    collections::{HashSet, VecDeque},
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -62,6 +63,31 @@ pub struct Stored {
 pub struct Artifacts {
     store: Arc<LocalFileSystem>,
     incoming: Arc<AtomicU64>,
+    stored: Arc<Mutex<Lately>>,
+}
+
+/// Digests that were stored lately by this process: a report comes right after its files, which need not be looked for.
+#[derive(Debug, Default)]
+struct Lately {
+    digests: HashSet<Digest>,
+    in_order: VecDeque<Digest>,
+}
+
+/// Digests remembered: a second's artifacts of the largest fleet.
+const STORED_MAX: usize = 4096;
+
+impl Lately {
+    fn add(&mut self, digest: &Digest) {
+        if !self.digests.insert(digest.clone()) {
+            return;
+        }
+        self.in_order.push_back(digest.clone());
+        if self.in_order.len() > STORED_MAX
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.digests.remove(&oldest);
+        }
+    }
 }
 
 impl Artifacts {
@@ -75,7 +101,7 @@ impl Artifacts {
         for object in left {
             store.delete(&object.location).await?;
         }
-        Ok(Self { store, incoming: Arc::new(AtomicU64::new(0)) })
+        Ok(Self { store, incoming: Arc::default(), stored: Arc::default() })
     }
 
     /// Stores bytes that are at hand.
@@ -96,7 +122,14 @@ impl Artifacts {
         let number = self.incoming.fetch_add(1, Ordering::Relaxed);
         let key = Key::from(format!("incoming/{number}"));
         let upload = self.store.put_multipart(&key).await?;
-        Ok(Incoming { store: self.store.clone(), key, upload, hasher: Hasher::default(), bytes: 0 })
+        Ok(Incoming {
+            store: self.store.clone(),
+            stored: self.stored.clone(),
+            key,
+            upload,
+            hasher: Hasher::default(),
+            bytes: 0,
+        })
     }
 
     /// Every artifact, with its size and when it was stored.
@@ -116,22 +149,32 @@ impl Artifacts {
     /// # Errors
     /// When the disk refuses.
     pub async fn delete(&self, digest: &Digest) -> Result<(), ArtifactError> {
+        locked(&self.stored).digests.remove(digest);
         match self.store.delete(&key_of(digest)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Whether an artifact is there; its bytes are not looked at.
+    /// Whether an artifact is there, or was stored a moment ago; its bytes are not looked at.
     ///
     /// # Errors
     /// When the disk refuses.
     pub async fn has(&self, digest: &Digest) -> Result<bool, ArtifactError> {
+        if locked(&self.stored).digests.contains(digest) {
+            return Ok(true);
+        }
         match self.store.head(&key_of(digest)).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether an artifact's file is there, asked of the file system at once: for whoever may block.
+    pub fn is_here(&self, digest: &Digest) -> bool {
+        let path = self.store.path_to_filesystem(&key_of(digest));
+        path.is_ok_and(|path| std::fs::metadata(path).is_ok_and(|found| found.is_file()))
     }
 
     /// All of an artifact's bytes, checked.
@@ -168,6 +211,11 @@ impl Artifacts {
         };
         Ok(futures::stream::try_unfold(reading, Reading::next))
     }
+}
+
+fn locked(stored: &Mutex<Lately>) -> MutexGuard<'_, Lately> {
+    // Whoever panicked left at worst a digest that is forgotten late.
+    stored.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn key_of(digest: &Digest) -> Key {
@@ -214,6 +262,7 @@ impl<S: Stream<Item = object_store::Result<Bytes>> + Unpin> Reading<S> {
 /// An artifact on its way in. Dropped unfinished, it leaves nothing under any digest.
 pub struct Incoming {
     store: Arc<LocalFileSystem>,
+    stored: Arc<Mutex<Lately>>,
     key: Key,
     upload: Box<dyn MultipartUpload>,
     hasher: Hasher,
@@ -244,6 +293,7 @@ impl Incoming {
         self.upload.complete().await?;
         // A file under this digest already is replaced by its equal: whole before, whole after, and mended if damaged.
         self.store.rename(&self.key, &key_of(&digest)).await?;
+        locked(&self.stored).add(&digest);
         Ok((digest, self.bytes))
     }
 }

@@ -22,7 +22,7 @@ pub struct Posted {
     /// All jobs.
     pub jobs: BTreeMap<JobId, Arc<Job>>,
     /// Which job a request id was given.
-    pub requests: BTreeMap<String, JobId>,
+    pub requests: BTreeMap<Arc<str>, JobId>,
     /// Imported corpora.
     pub corpora: BTreeMap<Digest, Arc<CorpusManifest>>,
     /// Registered workers.

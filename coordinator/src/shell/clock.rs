@@ -11,10 +11,10 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts now.
-    pub fn start() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { began: Instant::now(), began_ms: millis(since) }
+    /// A clock that starts now; or at `last_ms`, where the wall clock was set back to before that while nobody ran, so
+    /// that the journal's times never run backwards.
+    pub fn start_after(last_ms: u64) -> Self {
+        Self { began: Instant::now(), began_ms: wall_ms().max(last_ms) }
     }
 
     /// Unix time in milliseconds.
@@ -23,6 +23,27 @@ impl Clock {
     }
 }
 
+/// What the wall clock says, Unix time in milliseconds: for comparing with the times of files, which it made.
+pub fn wall_ms() -> u64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_starts_no_earlier_than_what_was_written_and_runs_on() {
+        let today = Clock::start_after(0).now_ms();
+        let in_a_year = today + 365 * 24 * 3600 * 1000;
+        let clock = Clock::start_after(in_a_year);
+        let first = clock.now_ms();
+        assert!(first >= in_a_year && Clock::start_after(today - 1000).now_ms() < in_a_year);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert!(clock.now_ms() >= first + 5);
+    }
 }

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     fn spec(path: impl Into<String>) -> CorpusSpec {
-        CorpusSpec { path: path.into(), ..JobSpec::default().corpus }
+        CorpusSpec { path: path.into(), ..CorpusSpec::default() }
     }
 
     /// Dialogues and utterances of every split of a published corpus, where it is at hand.

@@ -47,6 +47,15 @@ pub struct Logs {
     written: watch::Sender<u64>,
 }
 
+/// Where a reader of one worker's lines stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Bytes of the whole log behind it.
+    pub in_log: u64,
+    /// Bytes of the worker's lines among them.
+    pub in_own: u64,
+}
+
 impl Logs {
     /// Logs in a folder that exists.
     pub fn new(folder: PathBuf) -> Self {
@@ -92,6 +101,38 @@ impl Logs {
         Ok(read)
     }
 
+    /// The next lines of one worker, from whole lines of about `limit` bytes of the log; `None` at its end. Empty where
+    /// other workers wrote those lines.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn read_of(
+        &self,
+        job: JobId,
+        worker: &str,
+        place: &mut Place,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, LogError> {
+        let mut limit = limit;
+        loop {
+            let read = self.read(job, place.in_log, limit).await?;
+            let Some(end) = read.iter().rposition(|&byte| byte == b'\n') else {
+                // A line longer than that, or half a line that a power cut left.
+                if read.len() < limit {
+                    return Ok(None);
+                }
+                limit *= 2;
+                continue;
+            };
+            let head = format!("{worker}: ");
+            let lines = read[..=end].split_inclusive(|&byte| byte == b'\n');
+            let own: Vec<u8> = lines.filter(|line| line.starts_with(head.as_bytes())).flatten().copied().collect();
+            place.in_log += end as u64 + 1;
+            place.in_own += own.len() as u64;
+            return Ok(Some(own));
+        }
+    }
+
     /// Changes whenever any log grows.
     pub fn written(&self) -> watch::Receiver<u64> {
         self.written.subscribe()
@@ -119,5 +160,29 @@ mod tests {
         assert_eq!(logs.read(job, 26, 7).await.unwrap(), b"");
         let error = logs.read(job, 27, 7).await.unwrap_err().to_string();
         assert_eq!(error, "log of job-3 has 26 bytes: offset 27 is beyond its end");
+    }
+    #[tokio::test]
+    async fn one_workers_lines_are_read_among_those_of_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = Logs::new(folder.path().into());
+        let job = JobId(3);
+        let long = "x".repeat(300);
+        for (who, lines) in [("w1", "one"), ("w11", "other\nlines"), ("w1", long.as_str()), ("w2", "w1: no")] {
+            logs.append(job, who, lines).await.unwrap();
+        }
+        for limit in [1, 7, 64, 4096] {
+            let (mut place, mut own) = (Place::default(), Vec::new());
+            while let Some(lines) = logs.read_of(job, "w1", &mut place, limit).await.unwrap() {
+                own.extend(lines);
+            }
+            assert_eq!(String::from_utf8(own.clone()).unwrap(), format!("w1: one\nw1: {long}\n"), "{limit}");
+            assert_eq!((place.in_own, place.in_log), (own.len() as u64, 346), "{limit}");
+        }
+        // Half a line is nobody's until the rest comes.
+        let mut half = fs::OpenOptions::new().append(true).open(logs.path(job)).await.unwrap();
+        half.write_all(b"w1: hal").await.unwrap();
+        half.flush().await.unwrap();
+        let mut place = Place { in_log: 346, in_own: 0 };
+        assert_eq!(logs.read_of(job, "w1", &mut place, 2).await.unwrap(), None);
     }
 }

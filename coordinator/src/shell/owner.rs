@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use insula_proto::ids::JobId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,12 @@ const BATCH: usize = 256;
 
 /// How often leases are looked through; a loss is noticed this much after its deadline at most.
 const TICK: Duration = Duration::from_millis(250);
+
+/// How often jobs are looked for whose stories can be compacted.
+const COMPACT: Duration = Duration::from_secs(3600);
+
+/// Jobs compacted between two batches of requests: some ten milliseconds.
+const COMPACTED_AT_ONCE: usize = 50;
 
 /// How long a caller waits for its answer: far above a write's time, so that it means a stuck disk.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -99,6 +106,31 @@ pub struct Owner {
     committed: watch::Sender<u64>,
     ready: watch::Sender<u64>,
     ticked_ms: u64,
+    compaction: Compaction,
+}
+
+/// What is to be compacted, and when that is looked for again.
+struct Compaction {
+    /// Stories are kept whole for so long after a job's end.
+    kept_ms: u64,
+    done: BTreeSet<JobId>,
+    due: Vec<JobId>,
+    looked_ms: Option<u64>,
+}
+
+impl Compaction {
+    /// Looks for jobs that are due, once an hour; and the first of them.
+    fn next(&mut self, core: &Core, now_ms: u64) -> Vec<JobId> {
+        if self.looked_ms.is_none_or(|looked| now_ms >= looked + COMPACT.as_millis() as u64) {
+            self.looked_ms = Some(now_ms);
+            let long_ago = |ended: u64| ended.saturating_add(self.kept_ms) <= now_ms;
+            let jobs = core.state.jobs.values().filter(|job| job.phase.finished_ms().is_some_and(long_ago));
+            self.due = jobs.map(|job| job.id).filter(|job| !self.done.contains(job)).collect();
+        }
+        let some = self.due.split_off(self.due.len().saturating_sub(COMPACTED_AT_ONCE));
+        self.done.extend(&some);
+        some
+    }
 }
 
 /// What a batch came to, to be told once it is on disk.
@@ -109,14 +141,16 @@ struct Batch {
     work_is_ready: bool,
 }
 
-/// An owner of this state, and the handle to it.
-pub fn owner(core: Core, store: Store, clock: Clock) -> (Owner, OwnerHandle) {
+/// An owner of this state, and the handle to it. Stories of jobs that ended more than `kept_ms` ago are compacted; those
+/// of the jobs in `compacted` were.
+pub fn owner(core: Core, store: Store, clock: Clock, kept_ms: u64, compacted: BTreeSet<JobId>) -> (Owner, OwnerHandle) {
     let (asks_in, asks) = mpsc::channel(QUEUE);
     let (committed, committed_out) = watch::channel(0);
     let (ready, ready_out) = watch::channel(0);
     let board = Arc::new(Board::of(&core));
     let handle = OwnerHandle { asks: asks_in, board: board.clone(), committed: committed_out, ready: ready_out };
-    (Owner { core, store, clock, asks, board, committed, ready, ticked_ms: 0 }, handle)
+    let compaction = Compaction { kept_ms, done: compacted, due: vec![], looked_ms: None };
+    (Owner { core, store, clock, asks, board, committed, ready, ticked_ms: 0, compaction }, handle)
 }
 
 impl Owner {
@@ -152,11 +186,17 @@ impl Owner {
             next = if batch.answers.len() < BATCH { self.asks.try_recv().ok() } else { None };
         }
         let now_ms = self.clock.now_ms();
-        if now_ms >= self.ticked_ms + TICK.as_millis() as u64 {
+        let ticks = now_ms >= self.ticked_ms + TICK.as_millis() as u64;
+        if ticks {
             self.ticked_ms = now_ms;
             self.take_in(&Request::Tick, &mut batch).expect("the passing of time cannot be refused");
         }
-        self.settle(batch).await
+        self.settle(batch).await?;
+        let due = if ticks { self.compaction.next(&self.core, now_ms) } else { vec![] };
+        if !due.is_empty() {
+            self.store.compact(&due).await?;
+        }
+        Ok(())
     }
 
     fn take_in(&mut self, request: &Request, batch: &mut Batch) -> Result<Answer, Refusal> {

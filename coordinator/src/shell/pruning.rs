@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     artifacts::{ArtifactError, Artifacts},
-    clock::Clock,
+    clock::wall_ms,
     owner::{AskError, OwnerHandle},
 };
 use crate::schedule::{Answer, Request, keep::Kept};
@@ -58,7 +58,7 @@ pub struct Pruned {
 /// # Errors
 /// When the owner or the store fails; what was deleted until then is gone.
 pub async fn prune(owner: &OwnerHandle, artifacts: &Artifacts, dry_run: bool) -> Result<Pruned, PruneError> {
-    let now_ms = Clock::start().now_ms();
+    let now_ms = wall_ms();
     let kept = match owner.ask(Request::Kept).await? {
         Answer::Kept(kept) => kept,
         other => unreachable!("what is kept is answered with digests, got {other:?}"),

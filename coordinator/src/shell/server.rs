@@ -21,7 +21,7 @@ use insula_proto::{
         jobs_server::JobsServer, logs_server::LogsServer,
     },
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 
@@ -44,6 +44,9 @@ const CALL: Duration = Duration::from_secs(120);
 /// How long a stop waits for calls under way.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// A day.
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
 /// How a coordinator is set up.
 #[derive(Debug, Clone)]
 pub struct CoordinatorConfig {
@@ -63,14 +66,24 @@ pub struct CoordinatorConfig {
     pub quotas: BTreeMap<String, u32>,
     /// Artifacts that nothing needs are deleted this often, minutes; 0: never.
     pub prune_minutes: u32,
+    /// Days after a job's end for which its progress can still be watched; what else is told of it is kept.
+    pub stories_kept_days: u32,
 }
 
 impl CoordinatorConfig {
     /// The usual set-up: loopback, a heartbeat a second, a lease lost after five without.
     pub fn new(state_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
-        let (heartbeat_ms, lease_ms, quota, quotas) = (1000, 5000, 0, BTreeMap::new());
-        let (allow_remote, prune_minutes) = (false, 60);
-        Self { state_dir: state_dir.into(), listen, allow_remote, heartbeat_ms, lease_ms, quota, quotas, prune_minutes }
+        Self {
+            state_dir: state_dir.into(),
+            listen,
+            allow_remote: false,
+            heartbeat_ms: 1000,
+            lease_ms: 5000,
+            quota: 0,
+            quotas: BTreeMap::new(),
+            prune_minutes: 60,
+            stories_kept_days: 30,
+        }
     }
 }
 
@@ -148,6 +161,11 @@ impl Running {
         served.await.unwrap_or_else(|error| Err(ServeError::Panicked(error.to_string())))
     }
 
+    /// Completes when it is about to end, by request or because its journal fails; [`Running::ended`] then says why.
+    pub async fn ending(&self) {
+        self.stop.cancelled().await;
+    }
+
     /// Ends it on the spot, as a power cut would; for tests of what survives.
     pub async fn kill(mut self) {
         let served = self.served.take().expect("a coordinator is waited for once");
@@ -171,10 +189,11 @@ pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Re
     if !config.listen.ip().is_loopback() && !config.allow_remote {
         return Err(StartError::Remote(config.listen));
     }
-    let clock = Clock::start();
     let (mut store, reader) = Store::open(&config.state_dir).await?;
+    let state = store.fold().await?;
+    let clock = Clock::start_after(store.last_ms());
     let policy = Policy { quota: config.quota, quotas: config.quotas, ..Policy::new(config.lease_ms.into()) };
-    let core = Core::restored(store.fold().await?, clock.now_ms(), policy);
+    let core = Core::restored(state, clock.now_ms(), policy);
     let secret = Secret::open(&config.state_dir);
     let secret = secret.map_err(|source| StoreError::Unwritable { path: config.state_dir.clone(), source })?;
     let artifacts = open_artifacts(&config.state_dir).await?;
@@ -182,7 +201,8 @@ pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Re
     let listening = |source| StartError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
     let addr = listener.local_addr().map_err(listening)?;
-    let (owner, handle) = owner(core, store, clock);
+    let (compacted, kept_ms) = (store.compacted().await?, u64::from(config.stories_kept_days) * DAY_MS);
+    let (owner, handle) = owner(core, store, clock, kept_ms, compacted);
     let stop = shutdown.child_token();
     if config.prune_minutes > 0 {
         let every = Duration::from_secs(60 * u64::from(config.prune_minutes));
@@ -195,7 +215,7 @@ pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Re
         logs,
         clock,
         stop: stop.clone(),
-        imports: Arc::new(Semaphore::new(1)),
+        imports: Arc::default(),
         heartbeat_ms: config.heartbeat_ms,
         lease_ms: config.lease_ms,
         secret,
@@ -265,6 +285,8 @@ async fn run(
     serving: impl Future<Output = Result<(), tonic::transport::Error>> + Send,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    // However this ends, whoever waits for it hears.
+    let _stopped = stop.clone().drop_guard();
     let owner_stop = CancellationToken::new();
     let mut owner = std::pin::pin!(owner.run(owner_stop.clone()));
     let drained = async {

@@ -181,8 +181,8 @@ mod tests {
         let store = tempfile::tempdir().unwrap();
         let artifacts = Artifacts::open(store.path()).await.unwrap();
         let path = folder.to_string_lossy().into_owned();
-        let spec = CorpusSpec { path, layout: "auto".into(), ..JobSpec::default().corpus };
-        let spec = JobSpec { corpus: spec, ..JobSpec::default() };
+        let spec = CorpusSpec { path, layout: "auto".into(), ..CorpusSpec::default() };
+        let spec = JobSpec { corpus: spec.into(), ..JobSpec::default() };
         let Sharded { manifest, .. } = shard_job(&spec, &artifacts).await?;
         for shard in manifest.splits.values().flat_map(|split| &split.shards) {
             assert_eq!(artifacts.get(&shard.digest).await.unwrap().len() as u64, shard.bytes);

@@ -3,38 +3,42 @@
 //! ```text
 //! journal  seq  at_ms  job?  body     the events; the state is their fold
 //! story    job  seq  part  at_ms  body    what watchers of a job are told, derived from the events, same transaction
+//! compacted  job  seq  part               jobs whose progress is told no more, and the last story that was dropped
 //! ```
 //!
 //! `seq` counts from 1 without gaps. A row that cannot be read is an error that names its seq: nothing is skipped.
 #![expect(clippy::disallowed_methods, reason = "the room that opens the journal")]
 
+mod append;
+mod compact;
+mod fold;
+
 use std::{
+    collections::BTreeSet,
     fs,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use futures::TryStreamExt;
 use insula_proto::ids::JobId;
 use sqlx::{
-    Connection, Row as _, SqliteConnection, SqlitePool,
+    ConnectOptions as _, Connection as _, Row as _, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use crate::schedule::{
     State,
     event::{Event, Story},
-    step,
 };
 
 /// The layout of the tables below; another number was written by another insula.
 const LAYOUT: i64 = 1;
 
-const TABLES: [&str; 2] = [
+const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, job INTEGER, body TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS story (job INTEGER NOT NULL, seq INTEGER NOT NULL, part INTEGER NOT NULL, \
      at_ms INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (job, seq, part)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS compacted (job INTEGER PRIMARY KEY, seq INTEGER NOT NULL, part INTEGER NOT NULL)",
 ];
 
 /// Why the journal cannot be used.
@@ -70,6 +74,15 @@ pub enum StoreError {
         /// The layout in it.
         found: i64,
     },
+    /// No journal where there was one.
+    #[error(
+        "journal {path} is empty, but its state directory has been in use: expected the journal that was there; put it \
+         back, or begin anew in another directory"
+    )]
+    Emptied {
+        /// The database.
+        path: PathBuf,
+    },
     /// A row that does not read.
     #[error("journal {path}: row {seq} is damaged: {problem}")]
     Damaged {
@@ -88,6 +101,7 @@ pub struct Store {
     path: PathBuf,
     connection: SqliteConnection,
     last_seq: i64,
+    last_ms: u64,
     _lock: fs::File,
 }
 
@@ -134,13 +148,20 @@ impl Store {
     pub async fn open(folder: &Path) -> Result<(Self, Reader), StoreError> {
         let lock = lock(folder)?;
         let path = folder.join("journal.sqlite");
+        // SQLite takes a file without bytes for a new one. Artifacts are made only after a journal was begun.
+        let empty = fs::metadata(&path).is_ok_and(|found| found.len() == 0);
+        if empty && folder.join("artifacts").exists() {
+            return Err(StoreError::Emptied { path });
+        }
         let failed = |source| StoreError::Sqlite { path: path.clone(), source };
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5));
+            .busy_timeout(Duration::from_secs(5))
+            // A fold of a long journal is slow by right.
+            .disable_statement_logging();
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
         let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut connection).await.map_err(failed)?;
         if found != 0 && found != LAYOUT {
@@ -153,7 +174,7 @@ impl Store {
         // Four readers: watchers read in short turns, so more would only wait for the same disk.
         let pool = SqlitePoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(10));
         let reader = Reader(pool.connect_lazy_with(options.read_only(true).create_if_missing(false)));
-        Ok((Self { path, connection, last_seq: 0, _lock: lock }, reader))
+        Ok((Self { path, connection, last_seq: 0, last_ms: 0, _lock: lock }, reader))
     }
 
     /// Folds the whole journal.
@@ -161,27 +182,14 @@ impl Store {
     /// # Errors
     /// When a row is missing or does not read; its seq is named.
     pub async fn fold(&mut self) -> Result<State, StoreError> {
-        let mut state = State::default();
-        let (path, mut last) = (self.path.clone(), 0);
-        let failed = |source| StoreError::Sqlite { path: path.clone(), source };
-        let mut rows = sqlx::query("SELECT seq, at_ms, body FROM journal ORDER BY seq").fetch(&mut self.connection);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
-            let seq: i64 = row.try_get("seq").map_err(failed)?;
-            let damaged = |seq, problem: String| StoreError::Damaged { path: path.clone(), seq, problem };
-            if seq != last + 1 {
-                return Err(damaged(last + 1, "it is missing".into()));
-            }
-            let body: &str = row.try_get("body").map_err(|error| damaged(seq, error.to_string()))?;
-            let at_ms: i64 = row.try_get("at_ms").map_err(|error| damaged(seq, error.to_string()))?;
-            let event: Event = serde_json::from_str(body).map_err(|error| damaged(seq, error.to_string()))?;
-            // A row that reads but contradicts the ones before it breaks an invariant of the fold, which says so by panic.
-            let fold = AssertUnwindSafe(|| step(&mut state, at_ms.unsigned_abs(), &event));
-            catch_unwind(fold).map_err(|_| damaged(seq, "it does not fit the rows before it".into()))?;
-            last = seq;
-        }
-        drop(rows);
-        self.last_seq = last;
-        Ok(state)
+        let folding = fold::fold(&mut self.connection, &self.path).await?;
+        (self.last_seq, self.last_ms) = (folding.last_seq, folding.last_ms);
+        Ok(folding.state)
+    }
+
+    /// The latest time in the journal that was folded, Unix time in ms; 0 of an empty one.
+    pub fn last_ms(&self) -> u64 {
+        self.last_ms
     }
 
     /// Writes entries in one transaction and returns when they are on disk.
@@ -191,39 +199,30 @@ impl Store {
     pub async fn append(&mut self, entries: &[Entry]) -> Result<i64, StoreError> {
         let path = self.path.clone();
         let last = self.last_seq;
-        self.last_seq =
-            write(&mut self.connection, last, entries).await.map_err(|source| StoreError::Sqlite { path, source })?;
+        self.last_seq = append::write(&mut self.connection, last, entries)
+            .await
+            .map_err(|source| StoreError::Sqlite { path, source })?;
         Ok(self.last_seq)
     }
-}
 
-async fn write(connection: &mut SqliteConnection, last: i64, entries: &[Entry]) -> Result<i64, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
-    let mut seq = last;
-    for Entry { at_ms, event, stories } in entries {
-        seq += 1;
-        let body = serde_json::to_string(event).expect("an event has only text keys");
-        sqlx::query("INSERT INTO journal (seq, at_ms, job, body) VALUES (?, ?, ?, ?)")
-            .bind(seq)
-            .bind(signed(*at_ms))
-            .bind(event.job().map(|job| signed(job.0)))
-            .bind(body)
-            .execute(&mut *transaction)
-            .await?;
-        for ((job, story), part) in stories.iter().zip(0i64..) {
-            let body = serde_json::to_string(story).expect("a story has only text keys");
-            sqlx::query("INSERT INTO story (job, seq, part, at_ms, body) VALUES (?, ?, ?, ?, ?)")
-                .bind(signed(job.0))
-                .bind(seq)
-                .bind(part)
-                .bind(signed(*at_ms))
-                .bind(body)
-                .execute(&mut *transaction)
-                .await?;
-        }
+    /// Jobs whose stories were compacted.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn compacted(&mut self) -> Result<BTreeSet<JobId>, StoreError> {
+        let jobs = compact::jobs(&mut self.connection).await;
+        jobs.map_err(|source| StoreError::Sqlite { path: self.path.clone(), source })
     }
-    transaction.commit().await?;
-    Ok(seq)
+
+    /// Drops the progress from the stories of jobs that ended long ago, and keeps in mind up to where. Returns when that
+    /// is on disk.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub async fn compact(&mut self, jobs: &[JobId]) -> Result<(), StoreError> {
+        let done = compact::compact(&mut self.connection, jobs).await;
+        done.map_err(|source| StoreError::Sqlite { path: self.path.clone(), source })
+    }
 }
 
 impl Reader {
@@ -243,6 +242,16 @@ impl Reader {
             Ok(Told { token, at_ms: at_ms.unsigned_abs(), story })
         };
         query.fetch_all(&self.0).await?.into_iter().map(told).collect()
+    }
+
+    /// The last story that was dropped of a job, where its stories were compacted.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn compacted_to(&self, job: JobId) -> Result<Option<Token>, sqlx::Error> {
+        let query = sqlx::query_as::<_, (i64, i64)>("SELECT seq, part FROM compacted WHERE job = ? AND seq > 0");
+        let found = query.bind(signed(job.0)).fetch_optional(&self.0).await?;
+        Ok(found.map(|(seq, part)| Token { seq, part }))
     }
 
     /// Whether a token is one of a job's.

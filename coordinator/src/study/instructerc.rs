@@ -159,7 +159,7 @@ fn of_corpus(asked: &Asked, key: &str, corpus: &CorpusSpec, seed: u64, plan: &mu
     let name = |what: &str| format!("{key} {what}, seed {seed}");
     let job = |what: &str, epochs: u32| {
         let spec = base_job(asked, name(what), seed, epochs);
-        JobSpec { corpus: corpus.clone(), ..spec }
+        JobSpec { corpus: corpus.clone().into(), ..spec }
     };
     let main = |row: &str, arm| place(TableName::Main, row, arm);
     let mut plain = job("plain", epochs::PLAIN);
@@ -244,7 +244,7 @@ fn scaling(asked: &Asked, seed: u64, plan: &mut Vec<Experiment>) {
             |mix| vec![Place { mix: Some(mix), ..place(TableName::DataScaling, &share.to_string(), Arm::Trained) }];
         let job = |what: String| {
             let mut spec = base_job(asked, format!("{what} {share}, seed {seed}"), seed, epochs::UNIFIED);
-            (spec.data.share, spec.labels) = (share, asked.labels.clone());
+            (spec.data.share, spec.labels) = (share, asked.labels.clone().into());
             spec
         };
         for (mix, published) in [(Mix::Total, published::Mix::Total), (Mix::Ratio, published::Mix::Ratio)] {
@@ -262,7 +262,7 @@ fn scaling(asked: &Asked, seed: u64, plan: &mut Vec<Experiment>) {
         }
         for (key, corpus) in &asked.corpora {
             let mut spec = job(format!("{key} alone"));
-            spec.corpus = corpus.clone();
+            spec.corpus = corpus.clone().into();
             let keys = vec![key.clone()];
             plan.push(Experiment { spec, keys, from: None, places: places(published::Mix::Single) });
         }
@@ -271,7 +271,7 @@ fn scaling(asked: &Asked, seed: u64, plan: &mut Vec<Experiment>) {
 
 fn base_job(asked: &Asked, name: String, seed: u64, epochs: u32) -> JobSpec {
     let effort = &asked.effort;
-    let mut spec = JobSpec { name, seed, base: asked.base.clone(), ..JobSpec::default() };
+    let mut spec = JobSpec { name, seed, base: asked.base.clone().into(), ..JobSpec::default() };
     spec.data.share = effort.share;
     (spec.train.batch, spec.train.lr) = (effort.batch, effort.lr);
     (spec.train.epochs, spec.train.updates) = match effort.updates {
@@ -311,7 +311,7 @@ mod tests {
             |key: &&str| ((*key).to_owned(), CorpusSpec { path: format!("corpora/{key}"), ..Default::default() });
         let mut labels = LabelsSpec { names: vec!["joyful".into(), "sad".into()], ..LabelsSpec::default() };
         labels.map.insert("meld".into(), BTreeMap::from([("joyful".into(), "joyful".into())]));
-        let base = JobSpec::default().base;
+        let base = BaseSpec::clone(&JobSpec::default().base);
         Asked { base, corpora: keys.iter().map(corpus).collect(), labels, seeds: vec![1, 2], effort }
     }
 

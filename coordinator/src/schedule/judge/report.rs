@@ -138,15 +138,10 @@ fn fits_embedded(job: &Job, index: TaskIndex, embedded: &Embedded) -> Result<(),
 fn fits_shard(job: &Job, index: TaskIndex, which: &'static str, tally: &Tally) -> Result<(), Refusal> {
     let (split, shard) = job.shard_of(job.task(index).kind).expect("an evaluation has a shard");
     let expected = u64::from(job.corpus.splits[&split].shards[shard].utterances);
-    let (labels, found_labels, found) = (job.corpus.labels.len(), tally.labels(), total(tally));
+    let (labels, found_labels, found) = (job.corpus.labels.len(), tally.labels(), tally.total());
     if (expected, labels) == (found, found_labels) {
         return Ok(());
     }
     let task = job.what(index);
     Err(Refusal::WrongTally { job: job.id, task, which, expected, labels, found, found_labels })
-}
-
-/// Answers counted; a hostile tally's sum may not fit.
-fn total(tally: &Tally) -> u64 {
-    tally.counts().iter().fold(0, |sum: u64, &count| sum.saturating_add(count))
 }

@@ -18,8 +18,8 @@ impl Corpora for Desk {
         request: Request<v1::ImportCorpusRequest>,
     ) -> Result<Response<v1::ImportCorpusResponse>, Status> {
         let corpus = convert::corpus_spec(request.into_inner().corpus.unwrap_or_default());
-        let spec = JobSpec { corpus, ..JobSpec::default() };
-        let corpus = Desk::import(self, &spec).await.map_err(sharding_status)?.manifest;
+        let spec = JobSpec { corpus: corpus.into(), ..JobSpec::default() };
+        let corpus = Desk::import(self, &spec).await.map_err(sharding_status)?.manifest.clone();
         let answer = v1::CorpusManifest::from(&corpus);
         self.owner.ask(schedule::Request::Import { corpus }).await.map_err(ask_status)?;
         Ok(Response::new(v1::ImportCorpusResponse { corpus: Some(answer) }))

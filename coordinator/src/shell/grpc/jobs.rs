@@ -18,6 +18,9 @@ use crate::{
     shell::store::{Token, Told},
 };
 
+/// What whoever watches a compacted job from the beginning is told first.
+const COMPACTED: &str = "this job ended long ago: its progress was compacted, what is left follows";
+
 /// Stories read in one go while a watcher catches up.
 const STORIES: i64 = 256;
 
@@ -37,7 +40,7 @@ impl Jobs for Desk {
                     found.map(|f| (f.severity, violation_of(name, f))).collect::<Vec<_>>()
                 };
                 let found: Vec<_> = corpora.flat_map(of_corpus).collect();
-                (sharded.manifest, found)
+                (sharded.manifest.clone(), found)
             }
         };
         let (refused, told): (Vec<_>, Vec<_>) =
@@ -89,9 +92,9 @@ impl Jobs for Desk {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let v1::WatchRequest { job_id, resume_token } = request.into_inner();
         let job = self.job(&job_id)?.id;
-        let after = self.resumed(job, &resume_token).await?;
+        let (after, compacted) = self.resumed(job, &resume_token).await?;
         let desk = self.clone();
-        Ok(Response::new(answers(self.stop.clone(), |sender| desk.tell_stories(job, after, sender))))
+        Ok(Response::new(answers(self.stop.clone(), move |sender| desk.tell_stories(job, after, compacted, sender))))
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
@@ -157,16 +160,22 @@ impl Desk {
         Some(CorpusManifest::clone(&posted.jobs[job].corpus))
     }
 
-    /// Where a watcher goes on.
-    async fn resumed(&self, job: JobId, text: &str) -> Result<Token, Status> {
+    /// Where a watcher goes on, and the last story that was dropped. Whoever goes on from before that would miss it
+    /// without a word, so is told to begin anew.
+    async fn resumed(&self, job: JobId, text: &str) -> Result<(Token, Option<Token>), Status> {
+        let compacted = self.reader.compacted_to(job).await.map_err(unreadable)?;
         if text.is_empty() {
-            return Ok(Token::default());
+            return Ok((Token::default(), compacted));
         }
         let unknown =
             || invalid("resume_token")(format!("'{text}' is not a token of {job}: expected one a Watch of it gave"));
         let token = wire::token(text).ok_or_else(unknown)?;
+        if compacted.is_some_and(|dropped| token < dropped) {
+            return Err(relist(job, token));
+        }
         let known = self.reader.has(job, token).await.map_err(unreadable)?;
-        if known { Ok(token) } else { Err(unknown()) }
+        // The last story that was dropped is gone, and nothing is missed by going on from it.
+        if known || compacted == Some(token) { Ok((token, compacted)) } else { Err(unknown()) }
     }
 
     /// All stories after a token, those to come too, until the job's last.
@@ -174,14 +183,27 @@ impl Desk {
         self,
         job: JobId,
         mut after: Token,
+        compacted: Option<Token>,
         sender: mpsc::Sender<Result<v1::JobEvent, Status>>,
     ) -> Result<(), Status> {
         let mut committed = self.owner.committed();
+        if compacted.is_some() && after == Token::default() {
+            // Without a token: whoever comes back after this alone begins from the beginning.
+            let event = Some(v1::job_event::Event::Note(COMPACTED.into()));
+            if !hand(&sender, v1::JobEvent { event, ..Default::default() }).await {
+                return Ok(());
+            }
+        }
         loop {
             // Marked as seen before reading, so that a commit during the read is not slept through.
             committed.borrow_and_update();
             let stories = self.reader.stories(job, after, STORIES).await.map_err(unreadable)?;
             let caught_up = stories.is_empty();
+            // Asked after reading: what was compacted before that is missing from what was read.
+            let dropped = self.reader.compacted_to(job).await.map_err(unreadable)?;
+            if dropped != compacted && dropped.is_some_and(|dropped| after < dropped) {
+                return Err(relist(job, after));
+            }
             for told in stories {
                 after = told.token;
                 let last = is_last(&told);
@@ -204,6 +226,15 @@ impl Desk {
         // The board is posted after the commit, so what an ended job had to tell is all readable by now.
         Ok(ended && self.reader.stories(job, after, 1).await.map_err(unreadable)?.is_empty())
     }
+}
+
+/// What was to come after a token was compacted.
+fn relist(job: JobId, after: Token) -> Status {
+    let after = wire::token_text(after);
+    Status::out_of_range(format!(
+        "relist: events of {job} after '{after}' were compacted: expected Watch without a resume_token, which tells what \
+         is left, or Get for where the job stands"
+    ))
 }
 
 fn is_last(told: &Told) -> bool {

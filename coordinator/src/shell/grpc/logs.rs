@@ -8,7 +8,10 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 use super::{Answers, Desk, answers, hand, log_status};
-use crate::shell::artifacts::CHUNK_BYTES;
+use crate::shell::{
+    artifacts::CHUNK_BYTES,
+    logs::{LogError, Place},
+};
 
 #[tonic::async_trait]
 impl Logs for Desk {
@@ -30,19 +33,48 @@ impl Logs for Desk {
     type ReadStream = Answers<v1::LogChunk>;
 
     async fn read(&self, request: Request<v1::ReadLogRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let v1::ReadLogRequest { job_id, offset, follow } = request.into_inner();
+        let v1::ReadLogRequest { job_id, offset, follow, worker } = request.into_inner();
         let job = self.job(&job_id)?.id;
+        let wanted = Wanted { job, worker, follow, place: Place::default() };
         let desk = self.clone();
-        Ok(Response::new(answers(self.stop.clone(), move |sender| desk.tell_log(job, offset, follow, sender))))
+        Ok(Response::new(answers(self.stop.clone(), move |sender| desk.tell_log(wanted, offset, sender))))
     }
 }
 
+/// Whose lines are read.
+struct Wanted {
+    job: JobId,
+    /// Empty: all workers'.
+    worker: String,
+    follow: bool,
+    /// Where the reading of one worker's lines stands.
+    place: Place,
+}
+
 impl Desk {
+    /// The next bytes from an offset; none at the end.
+    async fn next_of(&self, wanted: &mut Wanted, offset: u64) -> Result<Vec<u8>, LogError> {
+        let Wanted { job, worker, place, .. } = wanted;
+        if worker.is_empty() {
+            return self.logs.read(*job, offset, CHUNK_BYTES).await;
+        }
+        while let Some(lines) = self.logs.read_of(*job, worker, place, CHUNK_BYTES).await? {
+            let begin = place.in_own - lines.len() as u64;
+            let before = usize::try_from(offset.saturating_sub(begin)).unwrap_or(usize::MAX);
+            if before < lines.len() {
+                return Ok(lines[before..].to_vec());
+            }
+        }
+        match place.in_own < offset {
+            true => Err(LogError::BeyondEnd { job: *job, bytes: place.in_own, offset }),
+            false => Ok(vec![]),
+        }
+    }
+
     async fn tell_log(
         self,
-        job: JobId,
+        mut wanted: Wanted,
         mut offset: u64,
-        follow: bool,
         sender: mpsc::Sender<Result<v1::LogChunk, Status>>,
     ) -> Result<(), Status> {
         let (mut written, mut committed) = (self.logs.written(), self.owner.committed());
@@ -50,8 +82,8 @@ impl Desk {
             // Both are marked as seen, and the job looked at, before reading: what comes during the read wakes us.
             written.borrow_and_update();
             committed.borrow_and_update();
-            let ended = self.owner.board().job(job).is_none_or(|job| job.phase.name().is_final());
-            let data = self.logs.read(job, offset, CHUNK_BYTES).await.map_err(log_status)?;
+            let ended = self.owner.board().job(wanted.job).is_none_or(|job| job.phase.name().is_final());
+            let data = self.next_of(&mut wanted, offset).await.map_err(log_status)?;
             if !data.is_empty() {
                 let next = offset + data.len() as u64;
                 if !hand(&sender, v1::LogChunk { offset, data }).await {
@@ -60,7 +92,7 @@ impl Desk {
                 offset = next;
                 continue;
             }
-            if !follow || ended {
+            if !wanted.follow || ended {
                 return Ok(());
             }
             tokio::select! {

@@ -13,7 +13,7 @@ use insula_proto::{
     ids::JobId,
     job::{JobSpec, Violation},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -23,10 +23,11 @@ use super::{
     artifacts::{ArtifactError, Artifacts},
     clock::Clock,
     gauges::Gauges,
+    imports::Imports,
     logs::{LogError, Logs},
     owner::{AskError, OwnerHandle},
     secret::Secret,
-    sharding::{Sharded, ShardingError, shard_job},
+    sharding::{Sharded, ShardingError},
     store::Reader,
 };
 use crate::schedule::{Job, Refusal};
@@ -52,8 +53,8 @@ pub struct Desk {
     pub clock: Clock,
     /// Ends streams and waits when the coordinator stops.
     pub stop: CancellationToken,
-    /// One import at a time: each takes all cores.
-    pub imports: Arc<Semaphore>,
+    /// What was read of corpora lately.
+    pub imports: Arc<Imports>,
     /// How often a lease is to be renewed.
     pub heartbeat_ms: u32,
     /// How long a lease lasts without.
@@ -73,10 +74,9 @@ impl Desk {
         self.owner.board().job(id).ok_or_else(|| Status::not_found(format!("{id} does not exist")))
     }
 
-    /// Reads a job's corpora and puts their shards in the store.
-    async fn import(&self, spec: &JobSpec) -> Result<Sharded, ShardingError> {
-        let _turn = self.imports.acquire().await.expect("the semaphore is never closed");
-        shard_job(spec, &self.artifacts).await
+    /// Reads a job's corpora, where they were not read before, and puts their shards in the store.
+    async fn import(&self, spec: &JobSpec) -> Result<Arc<Sharded>, ShardingError> {
+        self.imports.import(spec, &self.artifacts).await
     }
 }
 

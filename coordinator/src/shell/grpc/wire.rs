@@ -62,7 +62,7 @@ pub(super) fn job_head(job: &Job) -> v1::Job {
         finished_ms: job.phase.finished_ms().map_or(0, signed),
         failure,
         tasks: vec![],
-        progress: job.progress.as_ref().map(progress),
+        progress: job.progress.as_deref().map(progress),
         epochs: epochs(job),
         paused_epoch: if paused(job) { job.pause_epoch } else { 0 },
         pinned: job.pinned,
@@ -141,7 +141,7 @@ pub(super) fn job_event(told: Told) -> v1::JobEvent {
     v1::JobEvent { resume_token: token_text(told.token), at_ms: signed(told.at_ms), event: Some(event) }
 }
 
-fn token_text(token: Token) -> String {
+pub(super) fn token_text(token: Token) -> String {
     format!("{}.{}", token.seq, token.part)
 }
 
