@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use insula_coordinator::shell::server::CoordinatorConfig;
+use insula_coordinator::shell::{guard::Protection, server::CoordinatorConfig};
 use serde::{Deserialize, Serialize};
 
 use super::{client::Serving, logging, out::say, run::make_state_directory, settings};
@@ -16,27 +16,50 @@ struct CoordinatorSettings {
     listen: SocketAddr,
     /// Folder of the journal, artifacts and logs.
     state: PathBuf,
-    /// Listen on an address that other machines reach, though connections carry no authentication yet.
+    /// Listen on an address that other machines reach, in plain text and for everybody.
     allow_remote: bool,
+    /// The certificate (PEM); empty: plain text. This and the next two are meant from the settings file's folder.
+    tls_cert: PathBuf,
+    /// The certificate's key (PEM).
+    tls_key: PathBuf,
+    /// The file with the access token; empty: none is asked for.
+    token_file: PathBuf,
+}
+
+impl CoordinatorSettings {
+    /// The settings that are meant from the file's folder.
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.tls_cert, &mut self.tls_key, &mut self.token_file]
+    }
 }
 
 impl Default for CoordinatorSettings {
     fn default() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 7461));
-        Self { listen, state: ".insula".into(), allow_remote: false }
+        let (tls_cert, tls_key, token_file) = Default::default();
+        Self { listen, state: ".insula".into(), allow_remote: false, tls_cert, tls_key, token_file }
     }
 }
 
 /// Serves until Ctrl-C or SIGTERM.
 pub async fn run(args: CoordinatorArgs, verbose: u8) -> Result<(), Failure> {
-    let settings: CoordinatorSettings =
-        settings::plain(&CoordinatorSettings::default(), args.config.as_deref(), &args.sets)?;
+    let settings: CoordinatorSettings = settings::plain(
+        &CoordinatorSettings::default(),
+        args.config.as_deref(),
+        &args.sets,
+        CoordinatorSettings::paths,
+    )?;
     let state = args.state.unwrap_or(settings.state);
     make_state_directory(&state)?;
     let _log = logging::start(verbose.max(1), Some((&state, "coordinator.log")));
     let listen = args.listen.unwrap_or(settings.listen);
     let allow_remote = settings.allow_remote;
-    let config = CoordinatorConfig { allow_remote, ..CoordinatorConfig::new(state.clone(), listen) };
+    let protection = Protection {
+        tls_cert: settings::named(settings.tls_cert),
+        tls_key: settings::named(settings.tls_key),
+        token_file: settings::named(settings.token_file),
+    };
+    let config = CoordinatorConfig { allow_remote, protection, ..CoordinatorConfig::new(state.clone(), listen) };
     let serving = Serving::start(config).await?;
     say!("coordinator at {}, state in {}", serving.url(), state.display());
     super::worker::asked_to_stop().await;

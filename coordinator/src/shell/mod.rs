@@ -11,6 +11,7 @@ pub mod board;
 pub mod clock;
 pub mod corpora;
 pub mod grpc;
+pub mod guard;
 pub mod logs;
 pub mod owner;
 pub mod server;

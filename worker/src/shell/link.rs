@@ -17,9 +17,9 @@ use insula_proto::{
     },
 };
 use tokio::{runtime::Handle, sync::watch};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
-use super::failure::Unfinished;
+use super::{channel::Channel, failure::Unfinished};
 
 /// A report is tried again for so long while the coordinator does not answer: its restart takes seconds, and what it
 /// would lose otherwise is minutes of computing. Guessed.

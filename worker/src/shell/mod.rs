@@ -8,6 +8,7 @@
 //! One lease at a time. The computing thread learns through [`link::Link`] when its lease is gone, when the job was
 //! cancelled, or when this process is asked to stop; it looks between updates and between forests.
 
+pub mod channel;
 mod demonstrations;
 mod embedding;
 mod evaluating;
@@ -22,5 +23,6 @@ mod tokens;
 mod training;
 pub mod work;
 
+pub use channel::{Access, AccessError, Channel, ConnectError, Trouble};
 pub use process::peak_rss_bytes;
 pub use work::{WorkerConfig, WorkerError, work};
