@@ -5,7 +5,7 @@ mod support;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-use support::{fail, fleet::Started, insula, json_file, succeed, tiny_job};
+use support::{fail, fleet::Started, insula, json_file, succeed, tiny_job, wait_for};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 
 /// Makes the keys of a coordinator that is called by 127.0.0.1.
@@ -71,12 +71,8 @@ fn a_job_runs_over_tls_by_two_commands_and_whoever_lacks_the_token_is_refused() 
     by_environment.env("INSULA_COORDINATOR", &url).env("INSULA_CA", ca);
     by_environment.env("INSULA_TOKEN", fs::read_to_string(home.join(token)).unwrap());
     succeed(by_environment.args(["watch", "job-1"]));
-    succeed(insula(home).args(["report", "job-1", "--out", "out", "--coordinator", &url]).args([
-        "--ca",
-        ca,
-        "--token-file",
-        token,
-    ]));
+    let by_options = ["--coordinator", &url, "--ca", ca, "--token-file", token];
+    succeed(insula(home).args(["report", "job-1", "--out", "out"]).args(by_options));
     succeed(insula(home).args(["run", "job.toml", "--state", "plain", "--out", "plain-out"]));
     let adapter = |out: &str| fs::read(home.join(out).join("adapter/adapter_model.safetensors")).unwrap();
     assert_eq!(adapter("out"), adapter("plain-out"));
@@ -142,6 +138,8 @@ fn keys_are_for_their_owner_are_not_overwritten_and_are_asked_for_beyond_loopbac
 
     fs::set_permissions(home.join("keys/join/token"), fs::Permissions::from_mode(0o644)).unwrap();
     let (_coordinator, _) = open_coordinator(home);
-    let log = fs::read_to_string(home.join("state/coordinator.log")).unwrap();
-    assert!(log.contains("can be read by others on this machine: expected mode 0600"), "{log}");
+    wait_for("a warning of the token's mode", || {
+        let log = fs::read_to_string(home.join("state/coordinator.log")).ok()?;
+        log.contains("can be read by others on this machine: expected mode 0600").then_some(())
+    });
 }

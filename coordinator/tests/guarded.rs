@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "test code that writes files")]
 mod common;
 
-use std::{fs, path::Path};
+use std::{fs, future::poll_fn, path::Path};
 
 use common::*;
 use insula_coordinator::shell::{
@@ -13,6 +13,7 @@ use insula_proto::v1::{ListJobsRequest, jobs_client::JobsClient};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request,
+    body::Body,
     codegen::{Service, http},
     transport::Channel,
 };
@@ -56,7 +57,8 @@ async fn a_call_needs_the_token_and_is_told_so() {
 /// What a service says to a call of a method it does not have, without a token.
 async fn answer_without_token(channel: &mut Channel, service: &str) -> String {
     let uri = format!("http://insula/{service}/NoSuchMethod");
-    let request = http::Request::post(uri).header("content-type", "application/grpc").body(tonic::body::Body::empty());
+    let request = http::Request::post(uri).header("content-type", "application/grpc").body(Body::empty());
+    poll_fn(|context| Service::<http::Request<Body>>::poll_ready(channel, context)).await.unwrap();
     let answer = channel.call(request.unwrap()).await.unwrap();
     answer.headers()["grpc-status"].to_str().unwrap().to_owned()
 }

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::wait_for;
+use super::{insula, succeed, wait_for};
 
 /// A process that is killed when it is dropped.
 pub struct Started(Child);
@@ -44,4 +44,32 @@ pub fn address(home: &Path, state: &str) -> String {
         TcpStream::connect(url.split_once("://")?.1).ok()?;
         Some(url)
     })
+}
+
+/// What a job's workers logged so far, as the coordinator keeps it: asking it would need it alive.
+pub fn log(home: &Path, state: &str) -> String {
+    let files = fs::read_dir(home.join(state).join("logs")).into_iter().flatten().flatten();
+    files.map(|file| fs::read_to_string(file.path()).unwrap_or_default()).collect()
+}
+
+/// What a job leaves that must not depend on what happened to it.
+#[derive(PartialEq, Eq)]
+pub struct Results {
+    adapter: Vec<u8>,
+    predictions: Vec<u8>,
+}
+
+impl Results {
+    /// Those in a folder that `--out` named.
+    pub fn of(out: &Path) -> Self {
+        let read = |file: &str| fs::read(out.join(file)).unwrap();
+        Self { adapter: read("adapter/adapter_model.safetensors"), predictions: read("predictions.jsonl") }
+    }
+
+    /// Those of `home/job.toml`, run by one worker that nothing happens to.
+    pub fn undisturbed(home: &Path, more: &[&str]) -> Self {
+        let run = ["run", "job.toml", "--workers", "1", "--out", "calm", "--state", "calm-state"];
+        succeed(insula(home).args(run).args(more));
+        Self::of(&home.join("calm"))
+    }
 }

@@ -8,6 +8,7 @@
 
 pub mod corpora;
 pub mod fleet;
+pub mod netns;
 pub mod standin;
 
 use std::{
