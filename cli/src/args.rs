@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod access;
 mod predict;
 mod study;
 
@@ -8,6 +9,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use insula_proto::job::{Objective, Template};
 
+pub use access::{AccessArgs, CoordinatorCommand, InitTlsArgs};
 pub use predict::{PredictArgs, PredictorArgs, ServeArgs};
 pub use study::{InstructercArgs, Matching, ReproduceCommand, StudyArgs, SweepArgs};
 
@@ -98,10 +100,13 @@ pub struct StateArgs {
 /// Which coordinator to ask.
 #[derive(Debug, Args)]
 pub struct ClientArgs {
-    /// Address of a running coordinator, http://HOST:PORT. Without it: the one that serves the state directory, or else
+    /// Address of a running coordinator, http://HOST:PORT or https://HOST:PORT. Without it: the one that serves the state directory, or else
     /// that directory is opened for the time of this command; where there is none, http://127.0.0.1:7461.
     #[arg(long, env = "INSULA_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
+    /// What it takes to be let in there.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Where local state is kept.
     #[command(flatten)]
     pub state: StateArgs,
@@ -138,7 +143,11 @@ pub struct RunArgs {
 
 /// `insula coordinator`
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct CoordinatorArgs {
+    /// Something else than to serve.
+    #[command(subcommand)]
+    pub command: Option<CoordinatorCommand>,
     /// Settings file (TOML); see configs/coordinator.toml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -162,9 +171,12 @@ pub struct WorkerArgs {
     /// Set a key over the file: `--set threads=4`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// The coordinator, http://HOST:PORT (overrides the settings).
+    /// The coordinator, http://HOST:PORT or https://HOST:PORT (overrides the settings).
     #[arg(long, env = "INSULA_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
+    /// What it takes to be let in there (overrides the settings).
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// The worker's name (overrides the settings).
     #[arg(long)]
     pub name: Option<String>,

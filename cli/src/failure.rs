@@ -76,7 +76,9 @@ impl Failure {
         let message = status.message().to_owned();
         match status.code() {
             Code::Unavailable => Self::Unreachable { address: address.to_owned(), why: message },
-            Code::InvalidArgument | Code::NotFound | Code::AlreadyExists => Self::Input(message),
+            Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::Unauthenticated => {
+                Self::Input(message)
+            }
             _ => Self::Operation(message),
         }
     }

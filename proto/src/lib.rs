@@ -2,8 +2,9 @@
 //!
 //! In the order the data travels: [`ids`] name things, [`corpus`] is what is learnt from, [`job`] is what a person
 //! asks for ([`endpoint`]: of a model that is asked elsewhere; [`settings`] layers it from defaults, file, environment and command line), [`tally`] is what evaluation
-//! counts. [`v1`] is the generated wire form and [`convert`] the only place that maps between the two.
+//! counts. [`access`] is what they show one another. [`v1`] is the generated wire form and [`convert`] the only place that maps between the two.
 
+pub mod access;
 pub mod convert;
 pub mod corpus;
 pub mod endpoint;

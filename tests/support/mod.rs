@@ -7,6 +7,8 @@
 )]
 
 pub mod corpora;
+pub mod fleet;
+pub mod netns;
 pub mod standin;
 
 use std::{
@@ -22,7 +24,7 @@ use serde_json::{Value, json};
 pub fn insula(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_insula-under-test"));
     command.current_dir(home).env("INSULA_CACHE", home.join("cache"));
-    for name in ["INSULA_STATE", "INSULA_COORDINATOR", "INSULA_LOG"] {
+    for name in ["INSULA_STATE", "INSULA_COORDINATOR", "INSULA_LOG", "INSULA_CA", "INSULA_TOKEN", "INSULA_TOKEN_FILE"] {
         command.env_remove(name);
     }
     command

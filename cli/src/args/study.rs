@@ -4,14 +4,18 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::StateArgs;
+use super::{AccessArgs, StateArgs};
 
 /// Who computes many jobs.
 #[derive(Debug, Args)]
 pub struct StudyArgs {
-    /// Address of a running coordinator with workers of its own, http://HOST:PORT; without it, both are started here.
+    /// Address of a running coordinator with workers of its own, http://HOST:PORT or https://HOST:PORT; without it, both
+    /// are started here.
     #[arg(long, env = "INSULA_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
+    /// What it takes to be let in there.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Workers to start here.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub workers: u32,

@@ -111,6 +111,10 @@ fn spawn(launch: &Launch, place: u32) -> Result<(Child, ChildStdin), Failure> {
     command.args(launch.job.iter().flat_map(|job| ["--job", job]));
     command.args(["--name", &format!("local-{place}"), "--threads", &threads.to_string()]);
     command.args(std::iter::repeat_n("-v", launch.verbose.into()));
+    // What is meant for another coordinator is nothing to this one.
+    for name in ["INSULA_CA", "INSULA_TOKEN_FILE", "INSULA_TOKEN"] {
+        command.env_remove(name);
+    }
     // A process group of its own: Ctrl-C reaches the parent alone, which then stops its workers politely.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|e| Failure::operation(format!("start worker local-{place}"), e))?;

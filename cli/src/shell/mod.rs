@@ -7,6 +7,7 @@ mod corpus;
 mod doctor;
 mod export;
 mod follow;
+mod init_tls;
 mod jobs;
 mod launch;
 mod logging;
@@ -21,7 +22,7 @@ mod study;
 mod worker;
 
 use crate::{
-    args::{BenchCommand, Cli, Command, ReproduceCommand},
+    args::{BenchCommand, Cli, Command, CoordinatorArgs, CoordinatorCommand, ReproduceCommand},
     failure::Failure,
 };
 
@@ -36,6 +37,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Corpus(command) => corpus::run(command),
         Command::Model(command) => model::run(command),
         Command::Predict(args) => predict::run(&args),
+        Command::Coordinator(CoordinatorArgs { command: Some(CoordinatorCommand::InitTls(args)), .. }) => {
+            init_tls::run(&args)
+        }
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|e| Failure::operation("start the async runtime", e))?;

@@ -8,6 +8,7 @@ use insula_proto::{
     job::JobSpec,
     v1::{GetJobRequest, JobState, SubmitRequest},
 };
+use insula_worker::shell::Access;
 
 use super::{
     client::{Client, Serving},
@@ -57,7 +58,7 @@ async fn serve(
     verbose: u8,
     shown: &mut Shown,
 ) -> Result<(), Failure> {
-    let client = Client::to(&serving.url()).await?;
+    let client = Client::to(&serving.url(), &Access::default()).await?;
     let job = match (&spec, &args.resume) {
         (Some(spec), _) => submit(&client, spec, shown).await?,
         (None, Some(job)) => job_name(job)?,

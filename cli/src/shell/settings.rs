@@ -50,15 +50,27 @@ fn labels(file: &str) -> Result<LabelsSpec, Failure> {
     Ok(LabelsSpec { file: file.to_owned(), ..labels })
 }
 
-/// Settings of another kind (coordinator, worker).
-pub fn plain<T: Serialize + DeserializeOwned>(
+/// Settings of another kind (coordinator, worker). Those that `paths` gives are meant from the file's folder where they
+/// stand in the file.
+pub fn plain<T: Clone + Serialize + DeserializeOwned>(
     defaults: &T,
     config: Option<&Path>,
     sets: &[String],
+    paths: fn(&mut T) -> Vec<&mut PathBuf>,
 ) -> Result<T, Failure> {
-    let mut layers: Vec<_> = config.map(file_layer).transpose()?.into_iter().collect();
-    layers.push(Layer::CommandLine(sets.to_vec()));
-    layered(defaults, &layers).map_err(input)
+    let mut settings = defaults.clone();
+    if let Some(file) = config {
+        settings = layered(&settings, &[file_layer(file)?]).map_err(input)?;
+        for path in paths(&mut settings).into_iter().filter(|path| !path.as_os_str().is_empty()) {
+            *path = file.parent().unwrap_or(Path::new("")).join(&*path);
+        }
+    }
+    layered(&settings, &[Layer::CommandLine(sets.to_vec())]).map_err(input)
+}
+
+/// A path that a setting names; empty names none.
+pub fn named(path: PathBuf) -> Option<PathBuf> {
+    Some(path).filter(|path| !path.as_os_str().is_empty())
 }
 
 fn input(error: impl std::fmt::Display) -> Failure {

@@ -1,6 +1,6 @@
 //! `insula worker`: computes for a coordinator until asked to stop.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use insula_worker::{
     base::fetch::default_cache_dir,
@@ -12,15 +12,27 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{client::USUAL_ADDRESS, logging, run::job_name, settings};
-use crate::{args::WorkerArgs, failure::Failure};
+use super::{
+    client::{USUAL_ADDRESS, access},
+    logging,
+    run::job_name,
+    settings,
+};
+use crate::{
+    args::{AccessArgs, WorkerArgs},
+    failure::Failure,
+};
 
 /// What configs/worker.toml may set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WorkerSettings {
-    /// The coordinator, `http://HOST:PORT`.
+    /// The coordinator, `http://HOST:PORT` or `https://HOST:PORT`.
     coordinator: String,
+    /// The CA that its certificate must be signed by; empty: those the system knows. From the settings file's folder.
+    ca: PathBuf,
+    /// The file with its access token; empty: none. From the settings file's folder.
+    token_file: PathBuf,
     /// The worker's name; empty: made of the process's number.
     name: String,
     /// Threads to compute with; 0: all cores.
@@ -35,6 +47,8 @@ impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
             coordinator: USUAL_ADDRESS.into(),
+            ca: PathBuf::new(),
+            token_file: PathBuf::new(),
             name: String::new(),
             threads: 0,
             sync_listen: String::new(),
@@ -43,10 +57,22 @@ impl Default for WorkerSettings {
     }
 }
 
+impl WorkerSettings {
+    /// The settings that are meant from the file's folder.
+    fn paths(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.ca, &mut self.token_file]
+    }
+}
+
 /// Works until Ctrl-C, SIGTERM, or (attached) the end of standard input.
 pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
     let _log = logging::start(verbose, None);
-    let settings: WorkerSettings = settings::plain(&WorkerSettings::default(), args.config.as_deref(), &args.sets)?;
+    let settings: WorkerSettings =
+        settings::plain(&WorkerSettings::default(), args.config.as_deref(), &args.sets, WorkerSettings::paths)?;
+    let access = access(&AccessArgs {
+        ca: args.access.ca.or_else(|| settings::named(settings.ca)),
+        token_file: args.access.token_file.or_else(|| settings::named(settings.token_file)),
+    })?;
     let name = args.name.unwrap_or(settings.name);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match args.threads.unwrap_or(settings.threads) {
@@ -55,6 +81,7 @@ pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
     };
     let config = WorkerConfig {
         coordinator: args.coordinator.unwrap_or(settings.coordinator),
+        access,
         name: if name.is_empty() { format!("worker-of-process-{}", std::process::id()) } else { name },
         threads,
         cache: default_cache_dir(),
@@ -70,7 +97,9 @@ pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
         }
     };
     work(config, stop).await.map_err(|error| match error {
-        WorkerError::Address { .. } | WorkerError::Listen(_) => Failure::Input(error.to_string()),
+        WorkerError::Access(_) | WorkerError::Distrusted { .. } | WorkerError::Listen(_) => {
+            Failure::Input(error.to_string())
+        }
         WorkerError::Refused(_) => Failure::Operation(error.to_string()),
     })
 }

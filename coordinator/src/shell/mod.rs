@@ -12,6 +12,7 @@ pub mod clock;
 pub mod corpora;
 pub mod gauges;
 pub mod grpc;
+pub mod guard;
 pub mod imports;
 pub mod logs;
 pub mod owner;

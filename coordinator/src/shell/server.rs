@@ -23,13 +23,17 @@ use insula_proto::{
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Server, server::TcpIncoming},
+};
 
 use super::{
     artifacts::{ArtifactError, Artifacts},
     clock::Clock,
     gauges::Gauges,
     grpc::{Desk, MESSAGE_BYTES_MAX},
+    guard::{Guard, Protection, ProtectionError},
     logs::Logs,
     owner::{Owner, owner},
     pruning::prune_regularly,
@@ -54,8 +58,11 @@ pub struct CoordinatorConfig {
     pub state_dir: PathBuf,
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
-    /// Whether `listen` may be reachable from other machines, which anybody there could then use.
+    /// Whether `listen` may be reachable from other machines though `protection` is not whole, so that anybody there
+    /// could use it: for networks that are protected otherwise.
     pub allow_remote: bool,
+    /// TLS and access token. They may be left out on loopback.
+    pub protection: Protection,
     /// How often workers renew a lease.
     pub heartbeat_ms: u32,
     /// How long a lease lasts without.
@@ -77,6 +84,7 @@ impl CoordinatorConfig {
             state_dir: state_dir.into(),
             listen,
             allow_remote: false,
+            protection: Protection::default(),
             heartbeat_ms: 1000,
             lease_ms: 5000,
             quota: 0,
@@ -90,11 +98,9 @@ impl CoordinatorConfig {
 /// Why a coordinator does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address others can reach, without the word for it.
-    #[error(
-        "{0} can be reached from other machines and calls are not authenticated: expected a loopback address such as 127.0.0.1, or allow_remote"
-    )]
-    Remote(SocketAddr),
+    /// What should protect it is missing or cannot be used.
+    #[error(transparent)]
+    Protection(#[from] ProtectionError),
     /// The journal.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -186,9 +192,8 @@ impl Drop for Running {
 /// # Errors
 /// See [`StartError`].
 pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Result<Running, StartError> {
-    if !config.listen.ip().is_loopback() && !config.allow_remote {
-        return Err(StartError::Remote(config.listen));
-    }
+    config.protection.check(config.listen, config.allow_remote)?;
+    let guard = config.protection.read().await?;
     let (mut store, reader) = Store::open(&config.state_dir).await?;
     let state = store.fold().await?;
     let clock = Clock::start_after(store.last_ms());
@@ -221,7 +226,7 @@ pub async fn start(config: CoordinatorConfig, shutdown: CancellationToken) -> Re
         secret,
         gauges: Gauges::default(),
     };
-    let serving = serve(desk, listener, stop.clone()).await?;
+    let serving = serve(desk, guard, listener, stop.clone()).await?;
     let served = tokio::spawn(run(owner, serving, stop.clone()));
     tracing::info!(%addr, state_dir = %config.state_dir.display(), "the coordinator listens");
     Ok(Running { addr, stop, served: Some(served) })
@@ -240,9 +245,10 @@ fn make_folder(state_dir: &Path, name: &str) -> Result<PathBuf, StoreError> {
     }
 }
 
-/// The services, ready to be polled; they end after `stop`.
+/// The services, ready to be polled; they end after `stop`. All but health are behind the doorkeeper.
 async fn serve(
     desk: Desk,
+    guard: Guard,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send, StartError> {
@@ -254,22 +260,30 @@ async fn serve(
             .register_encoded_file_descriptor_set(SCHEMA)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    macro_rules! limited {
-        ($server:ident) => {
-            $server::new(desk.clone())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    macro_rules! guarded {
+        ($service:expr) => {
+            InterceptedService::new($service, guard.doorkeeper.clone())
         };
     }
-    let router = Server::builder()
+    macro_rules! limited {
+        ($server:ident) => {
+            guarded!(
+                $server::new(desk.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            )
+        };
+    }
+    let router = guard
+        .apply(Server::builder())?
         .timeout(CALL)
         // A connection that hogs the coordinator waits for itself only; a worker has about four calls under way.
         .concurrency_limit_per_connection(256)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(guarded!(reflection().build_v1()?))
+        .add_service(guarded!(reflection().build_v1alpha()?))
         .add_service(limited!(JobsServer))
         .add_service(limited!(FleetServer))
         .add_service(limited!(CorporaServer))

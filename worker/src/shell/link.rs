@@ -17,9 +17,10 @@ use insula_proto::{
     },
 };
 use tokio::{runtime::Handle, sync::watch};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use super::{
+    channel::Channel,
     failure::Unfinished,
     sync::{Listener, Seating, Seats},
 };

@@ -9,6 +9,7 @@
 //! cancelled, or when this process is asked to stop; it looks between updates and between forests. A training's lease is a seat in a gang:
 //! [`updates`] computes with the others, [`sync`] reaches them.
 
+pub mod channel;
 mod demonstrations;
 mod embedding;
 mod evaluating;
@@ -25,5 +26,6 @@ mod training;
 pub mod updates;
 pub mod work;
 
+pub use channel::{Access, AccessError, Channel, ConnectError, Trouble};
 pub use process::peak_rss_bytes;
 pub use work::{WorkerConfig, WorkerError, work};

@@ -10,12 +10,10 @@ use insula_proto::{
     },
 };
 use tokio::{runtime::Handle, sync::watch};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status};
 
 use super::{
+    channel::{Access, AccessError, Channel, Trouble, host_of},
     embedding::{self, LoadedEncoder},
     evaluating, external,
     failure::Unfinished,
@@ -36,8 +34,10 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// How a worker is set up.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// The coordinator, `http://HOST:PORT`.
+    /// The coordinator, `http://HOST:PORT` or `https://HOST:PORT`.
     pub coordinator: String,
+    /// What it takes to be let in there.
+    pub access: Access,
     /// The worker's name; one that registers again under it takes its leases back from the dead.
     pub name: String,
     /// Threads to compute with.
@@ -56,13 +56,16 @@ pub struct WorkerConfig {
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The address does not parse.
-    #[error("coordinator address '{address}': {problem}; expected http://HOST:PORT")]
-    Address {
-        /// What was given.
+    /// No line can be made of the address and the access.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Who answers at the address is not to be talked to, or not like this.
+    #[error("no line to {address}: {why}")]
+    Distrusted {
+        /// The coordinator's address.
         address: String,
-        /// What is wrong with it.
-        problem: String,
+        /// What is wrong, and what was expected.
+        why: String,
     },
     /// Nobody could call this worker.
     #[error("the address for the other workers cannot be listened at: {0}")]
@@ -75,12 +78,11 @@ pub enum WorkerError {
 /// Works until `stop` completes; then finishes the update in hand, checkpoints, and gives the lease back.
 ///
 /// # Errors
-/// When the address is no address or cannot be listened at, or the coordinator refuses the worker. A coordinator that is away is waited for.
+/// When the address is no address or cannot be listened at, the coordinator refuses the worker, or the worker may not
+/// trust it. A coordinator that is away is waited for.
 pub async fn work(config: WorkerConfig, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), WorkerError> {
-    let wrong = |problem: String| WorkerError::Address { address: config.coordinator.clone(), problem };
-    let endpoint = Endpoint::from_shared(config.coordinator.clone()).map_err(|e| wrong(e.to_string()))?;
-    let coordinator_host = endpoint.uri().host().unwrap_or_default().to_owned();
-    let channel = endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect_lazy();
+    let channel = config.access.line(&config.coordinator)?;
+    let coordinator_host = host_of(&config.coordinator);
     let (stopping, stopped) = watch::channel(false);
     tokio::spawn(async move {
         stop.await;
@@ -124,9 +126,19 @@ impl Worker {
             match self.register().await {
                 Ok(registration) => self.serve(registration).await,
                 Err(status) if is_refusal(&status) => return Err(WorkerError::Refused(status.message().to_owned())),
-                Err(status) => tracing::debug!("coordinator does not answer: {}", status.message()),
+                Err(status) => self.trusts(&status).await?,
             }
             self.pause().await;
+        }
+        Ok(())
+    }
+
+    /// Whether a call that was not answered is worth another try.
+    async fn trusts(&self, status: &Status) -> Result<(), WorkerError> {
+        let address = &self.config.coordinator;
+        match self.config.access.trouble(address, status).await {
+            Trouble::Away(why) => tracing::debug!("coordinator does not answer: {why}"),
+            Trouble::Refused(why) => return Err(WorkerError::Distrusted { address: address.clone(), why }),
         }
         Ok(())
     }
@@ -178,7 +190,7 @@ impl Worker {
                     self.perform(registration, lease).await;
                 }
                 Ok(None) => {}
-                Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => return,
+                Err(status) if is_forgotten(&status) => return,
                 Err(_) => self.pause().await,
             }
         }
@@ -268,7 +280,13 @@ impl Worker {
 
 /// Whether another try would be refused alike.
 fn is_refusal(status: &Status) -> bool {
-    matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied)
+    use Code::{FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated};
+    matches!(status.code(), FailedPrecondition | InvalidArgument | PermissionDenied | Unauthenticated)
+}
+
+/// Whether the coordinator does not know this registration, or not this worker's access token any more.
+fn is_forgotten(status: &Status) -> bool {
+    matches!(status.code(), Code::FailedPrecondition | Code::NotFound | Code::Unauthenticated)
 }
 
 /// The computing thread: what the task needs in memory, then the task.

@@ -90,7 +90,7 @@ fn job_spec(args: &EngineBenchArgs) -> Result<JobSpec, Failure> {
     defaults.corpus.path.clone_from(&args.corpus);
     defaults.data.window = args.window;
     (defaults.train.batch, defaults.train.lr, defaults.train.epochs) = (args.batch, 1e-3, 1);
-    let spec = settings::plain(&defaults, None, &args.sets)?;
+    let spec = settings::plain(&defaults, None, &args.sets, |_| vec![])?;
     let violations = spec.violations();
     if violations.is_empty() { Ok(spec) } else { Err(Failure::violations(&violations)) }
 }

@@ -19,7 +19,7 @@ use crate::{
     failure::Failure,
     progress::state_name,
     shell::{
-        client::{ANY_PORT, Client, Serving},
+        client::{ANY_PORT, Client, Serving, access},
         follow::Shown,
         launch::{Launch, Workers},
         logging,
@@ -49,7 +49,7 @@ impl Fleet {
         let shown = Shown::for_stderr();
         if let Some(address) = &args.coordinator {
             return Ok(Self {
-                client: Client::to(address).await?,
+                client: Client::to(address, &access(&args.access)?).await?,
                 workers: None,
                 shown,
                 warned: RefCell::default(),

@@ -17,6 +17,7 @@ use insula_proto::{
     job::{Arm, JobSpec},
     v1::{self, report_request::Report},
 };
+use insula_worker::shell::Access;
 use tokio::task::JoinSet;
 use tonic::Status;
 
@@ -93,7 +94,12 @@ impl Load {
         let next = Arc::new(AtomicU64::new(self.stored));
         let mut submitting = JoinSet::new();
         for _ in 0..SUBMITTERS {
-            submitting.spawn(submit(Client::to(url).await?, self.spec.clone(), next.clone(), stored));
+            submitting.spawn(submit(
+                Client::to(url, &Access::default()).await?,
+                self.spec.clone(),
+                next.clone(),
+                stored,
+            ));
         }
         let mut submits = Vec::new();
         while let Some(ended) = submitting.join_next().await {
@@ -111,7 +117,7 @@ impl Load {
     /// # Errors
     /// When it is not there.
     pub async fn get_last(&self, url: &str) -> Result<(), Failure> {
-        let client = Client::to(url).await?;
+        let client = Client::to(url, &Access::default()).await?;
         let request = v1::GetJobRequest { job_id: format!("job-{}", self.stored), etag: String::new() };
         client.jobs().get(request).await.map_err(|status| client.failure(&status))?;
         Ok(())
@@ -122,7 +128,7 @@ impl Load {
     /// # Errors
     /// When there are others.
     pub async fn check(&self, url: &str) -> Result<(), Failure> {
-        let client = Client::to(url).await?;
+        let client = Client::to(url, &Access::default()).await?;
         let (mut found, mut succeeded, mut page_token) = (0, 0, String::new());
         loop {
             let request = v1::ListJobsRequest { page_size: 1000, page_token, states: vec![] };
@@ -150,7 +156,7 @@ impl Load {
     pub async fn gets(&self, url: &str, clients: u32, time: Duration, pace: Pace) -> Result<Vec<Duration>, Failure> {
         let mut asking = JoinSet::new();
         for number in 0..clients {
-            let client = Client::to(url).await?;
+            let client = Client::to(url, &Access::default()).await?;
             asking.spawn(get_jobs(client, (number, clients), self.stored, time, pace));
         }
         let mut calls = Vec::new();
@@ -165,7 +171,7 @@ impl Load {
     /// # Errors
     /// When a job is not there.
     pub async fn poller(&self, url: &str) -> Result<Poller, Failure> {
-        let client = Client::to(url).await?;
+        let client = Client::to(url, &Access::default()).await?;
         let mut known = Vec::new();
         for number in 1..=POLLED.min(self.stored) {
             let request = v1::GetJobRequest { job_id: format!("job-{number}"), etag: String::new() };
@@ -206,7 +212,7 @@ struct Worker {
 
 impl Worker {
     async fn register(url: &str, number: u32) -> Result<Self, Failure> {
-        let client = Client::to(url).await?;
+        let client = Client::to(url, &Access::default()).await?;
         let request = v1::RegisterRequest {
             name: format!("bench-{number}"),
             version: VERSION.into(),
