@@ -53,6 +53,8 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Keep everything of a job through every pruning.
     Pin(PinArgs),
+    /// Prove that a training used every sample of every pass exactly once.
+    Audit(AuditArgs),
     /// Delete artifacts that nothing needs: of ended jobs, all but the best and the latest.
     Prune(PruneArgs),
     /// Print a finished job's report, or write it with its adapter and predictions.
@@ -287,6 +289,19 @@ pub struct PinArgs {
     /// No longer.
     #[arg(long)]
     pub off: bool,
+    /// Which coordinator.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `insula audit`
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// The job.
+    pub job: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
     /// Which coordinator.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -10,7 +10,7 @@ use insula_coordinator::shell::{
     server::{self, CoordinatorConfig, Running},
 };
 use insula_proto::v1::{
-    artifacts_client::ArtifactsClient, fleet_client::FleetClient, jobs_client::JobsClient, logs_client::LogsClient,
+    artifacts_client::ArtifactsClient, corpora_client::CorporaClient, fleet_client::FleetClient, jobs_client::JobsClient, logs_client::LogsClient,
 };
 use insula_worker::shell::{Access, Channel, ConnectError, Trouble};
 use tokio_util::sync::CancellationToken;
@@ -191,6 +191,11 @@ impl Client {
     /// The fleet.
     pub fn fleet(&self) -> FleetClient<Channel> {
         FleetClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    /// Corpora.
+    pub fn corpora(&self) -> CorporaClient<Channel> {
+        CorporaClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// Logs.

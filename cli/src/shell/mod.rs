@@ -1,5 +1,6 @@
 //! The commands themselves: the rooms of the command line that touch the world.
 
+mod audit;
 mod bench;
 mod client;
 mod coordinator;
@@ -64,6 +65,7 @@ async fn asynchronous(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Explain(args) => steer::explain(args).await,
         Command::Resume(args) => steer::resume(args).await,
         Command::Pin(args) => steer::pin(args).await,
+        Command::Audit(args) => audit::run(args).await,
         Command::Prune(args) => steer::prune(args).await,
         Command::Report(args) => jobs::report(args).await,
         Command::Doctor(args) => doctor::run(args).await,
