@@ -112,7 +112,7 @@ impl Desk for TestDesk {
         &mut self.engine
     }
 
-    fn tell(&mut self, _: &Training, advanced: &Advanced) {
+    fn tell(&mut self, _: &Training, advanced: &Advanced, _: f64) {
         assert!(advanced.loss.is_finite());
     }
 

@@ -12,7 +12,7 @@ use insula_proto::{
 };
 use insula_worker::{
     ledger::{self, Line, Summary},
-    plan::{self, Sample, Turns},
+    plan::{self, Turns},
     seed,
 };
 
@@ -30,7 +30,8 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
     for (place, (stage, of_stage)) in spec.training_stages().into_iter().zip(&ledgers).enumerate() {
         let samples = plan::asked(&selected, &stage.objectives);
         let lines = lines(&client, of_stage).await?;
-        let summary = ledger::verify(lines.iter().map(String::as_str), &samples, &stage, seed::of_stage(spec.seed, place));
+        let summary =
+            ledger::verify(lines.iter().map(String::as_str), &samples, &stage, seed::of_stage(spec.seed, place));
         let summary = summary.map_err(|fault| Failure::Operation(format!("{job}, {}: {fault}", stage.name())))?;
         audited.push((stage, samples.len(), summary));
     }

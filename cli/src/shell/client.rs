@@ -10,7 +10,8 @@ use insula_coordinator::shell::{
     server::{self, CoordinatorConfig, Running},
 };
 use insula_proto::v1::{
-    artifacts_client::ArtifactsClient, corpora_client::CorporaClient, fleet_client::FleetClient, jobs_client::JobsClient, logs_client::LogsClient,
+    artifacts_client::ArtifactsClient, corpora_client::CorporaClient, fleet_client::FleetClient,
+    jobs_client::JobsClient, logs_client::LogsClient,
 };
 use insula_worker::shell::{Access, Channel, ConnectError, Trouble};
 use tokio_util::sync::CancellationToken;

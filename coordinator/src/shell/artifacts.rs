@@ -149,8 +149,10 @@ impl Artifacts {
     /// # Errors
     /// When the disk refuses.
     pub async fn delete(&self, digest: &Digest) -> Result<(), ArtifactError> {
+        let deleted = self.store.delete(&key_of(digest)).await;
+        // After the file is gone: who stores it in between is not to be told that it is there.
         locked(&self.stored).digests.remove(digest);
-        match self.store.delete(&key_of(digest)).await {
+        match deleted {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -6,7 +6,8 @@
 //! times and inode              --+      '--otherwise, or in doubt----> read, store, remember
 //! ```
 //! In doubt it is read again: where a file changed so lately that another change might show the same time, where files
-//! changed while they were read, where there are too many of them to look at, where a shard has gone from the store.
+//! changed while they were read, where there are too many of them to look at, where a shard has gone from the store, or
+//! may go because no job was accepted with it.
 #![expect(clippy::disallowed_methods, reason = "the room that looks at corpus files")]
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use insula_proto::job::JobSpec;
+use insula_proto::{ids::Digest, job::JobSpec};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{
@@ -72,23 +73,29 @@ impl Default for Imports {
 }
 
 impl Imports {
-    /// The shards of a job's corpora, all of them in the store.
+    /// The shards of a job's corpora, all of them in the store. `is_kept` says of a manifest's digest whether the journal
+    /// holds it: no pruning then deletes its shards.
     ///
     /// # Errors
     /// As [`shard_job`].
-    pub async fn import(&self, spec: &JobSpec, artifacts: &Artifacts) -> Result<Arc<Sharded>, ShardingError> {
-        if let Ok(sharded) = self.look(spec, artifacts).await? {
+    pub async fn import(
+        &self,
+        spec: &JobSpec,
+        artifacts: &Artifacts,
+        is_kept: impl Fn(&Digest) -> bool + Clone + Send + 'static,
+    ) -> Result<Arc<Sharded>, ShardingError> {
+        if let Ok(sharded) = self.look(spec, artifacts, is_kept.clone()).await? {
             return Ok(sharded);
         }
         let _turn = self.turn.acquire().await.expect("the semaphore is never closed");
         // Whoever had the turn before may have read the same.
-        let before = match self.look(spec, artifacts).await? {
+        let before = match self.look(spec, artifacts, is_kept.clone()).await? {
             Ok(sharded) => return Ok(sharded),
             Err(before) => before,
         };
         let sharded = Arc::new(shard_job(spec, artifacts).await?);
         if let Some(before) = before.filter(|before| before.is_settled())
-            && let Err(Some(after)) = self.look(spec, artifacts).await?
+            && let Err(Some(after)) = self.look(spec, artifacts, is_kept).await?
             && after.key == before.key
         {
             self.remember(before.key, sharded.clone());
@@ -102,6 +109,7 @@ impl Imports {
         &self,
         spec: &JobSpec,
         artifacts: &Artifacts,
+        is_kept: impl Fn(&Digest) -> bool + Send + 'static,
     ) -> Result<Result<Arc<Sharded>, Option<Look>>, ShardingError> {
         let asked = (spec.all_corpora(), &spec.labels, &spec.evaluate.dialogues);
         let asked = serde_json::to_string(&asked).expect("settings have only text keys");
@@ -116,7 +124,7 @@ impl Imports {
             let found = locked(&known).iter().find(|(known, _)| *known == key).map(|(_, sharded)| sharded.clone());
             let whole = |sharded: &Arc<Sharded>| {
                 let mut shards = sharded.manifest.splits.values().flat_map(|split| &split.shards);
-                shards.all(|shard| artifacts.is_here(&shard.digest))
+                is_kept(&sharded.manifest.digest) && shards.all(|shard| artifacts.is_here(&shard.digest))
             };
             found.filter(whole).ok_or(Some(Look { key, at }))
         });
@@ -229,7 +237,7 @@ mod tests {
         }
 
         async fn import(&self) -> Arc<Sharded> {
-            self.imports.import(&self.spec(), &self.artifacts).await.unwrap()
+            self.imports.import(&self.spec(), &self.artifacts, |_| true).await.unwrap()
         }
     }
 
@@ -247,12 +255,16 @@ mod tests {
         until_old_enough().await;
         let first = desk.import().await;
         assert!(Arc::ptr_eq(&first, &desk.import().await));
+        // What no job was accepted with may be pruned.
+        let again = desk.imports.import(&desk.spec(), &desk.artifacts, |_| false).await.unwrap();
+        assert!(!Arc::ptr_eq(&first, &again));
+        let first = again;
         // Another seed is the same corpus; another share of its dialogues is not.
         let seeded = JobSpec { seed: 7, ..desk.spec() };
-        assert!(Arc::ptr_eq(&first, &desk.imports.import(&seeded, &desk.artifacts).await.unwrap()));
+        assert!(Arc::ptr_eq(&first, &desk.imports.import(&seeded, &desk.artifacts, |_| true).await.unwrap()));
         let mut shared = desk.spec();
         shared.evaluate.dialogues = "1/2".parse().unwrap();
-        assert!(!Arc::ptr_eq(&first, &desk.imports.import(&shared, &desk.artifacts).await.unwrap()));
+        assert!(!Arc::ptr_eq(&first, &desk.imports.import(&shared, &desk.artifacts, |_| true).await.unwrap()));
         assert!(Arc::ptr_eq(&first, &desk.import().await));
         // A change that keeps size and modification time shows all the same.
         desk.write("test.csv", "Howdy");
@@ -264,7 +276,7 @@ mod tests {
         let before = desk.import().await;
         assert!(Arc::ptr_eq(&before, &desk.import().await));
         fs::remove_file(desk.corpus.path().join("dev.csv")).unwrap();
-        assert!(desk.imports.import(&desk.spec(), &desk.artifacts).await.is_err(), "dev.csv has gone");
+        assert!(desk.imports.import(&desk.spec(), &desk.artifacts, |_| true).await.is_err(), "dev.csv has gone");
     }
 
     #[tokio::test]

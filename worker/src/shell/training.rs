@@ -70,8 +70,8 @@ impl Desk for LeaseDesk<'_> {
         &mut self.loaded.engine
     }
 
-    fn tell(&mut self, training: &Training, advanced: &Advanced) {
-        tell(training, advanced, self.lease, self.link);
+    fn tell(&mut self, training: &Training, advanced: &Advanced, shared: f64) {
+        tell(training, advanced, shared, self.lease, self.link);
     }
 
     fn epoch(&mut self, training: &Training, epoch: u32) -> Result<(), Unfinished> {
@@ -300,7 +300,7 @@ fn restored(training: &mut Training, manifest: &str, origin: &Origin, link: &Lin
 }
 
 /// Progress for whoever watches; a line in the log at the end of each update.
-fn tell(training: &Training, advanced: &Advanced, lease: &Lease, link: &Link) {
+fn tell(training: &Training, advanced: &Advanced, shared: f64, lease: &Lease, link: &Link) {
     let progress = training.progress();
     let speed = progress.samples as f64 / progress.seconds.max(f64::MIN_POSITIVE);
     let total = progress.samples / u64::from(progress.update.max(1)) * u64::from(training.updates());
@@ -317,7 +317,9 @@ fn tell(training: &Training, advanced: &Advanced, lease: &Lease, link: &Link) {
     }));
     let Advanced { loss, gradient_norm, lr, .. } = advanced;
     let (update, updates) = (progress.update, training.updates());
-    link.log(&format!("update {update}/{updates}: loss {loss:.5}, gradient norm {gradient_norm:.4}, lr {lr:.3e}"));
+    let exchange = if shared > 1e-4 { format!(", exchange {:.1}%", 100.0 * shared) } else { String::new() };
+    let done = format!("update {update}/{updates}: loss {loss:.5}");
+    link.log(&format!("{done}, gradient norm {gradient_norm:.4}, lr {lr:.3e}{exchange}"));
 }
 
 /// Stores the state, the ledger, then the manifest, then tells the coordinator: in this order.

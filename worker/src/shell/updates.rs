@@ -40,8 +40,9 @@ pub trait Desk {
     /// What computes.
     fn engine(&mut self) -> &mut Engine<Cpu>;
 
-    /// An update was computed.
-    fn tell(&mut self, training: &Training, advanced: &Advanced);
+    /// An update was computed; `shared` is the part of its time that the exchange took, with the wait for slower members:
+    /// a fraction.
+    fn tell(&mut self, training: &Training, advanced: &Advanced, shared: f64);
 
     /// Reports what an epoch left.
     ///
@@ -308,19 +309,22 @@ impl<D: Desk> Member<'_, D> {
         };
         let len = training.trained().params().len();
         let part = Part { update: update.number, len, runs: runs.clone(), nodes, facts, announced };
+        let computed = began.elapsed();
         let exchanged = others.exchange().exchange(part);
+        let exchange = began.elapsed() - computed;
         if let Err(error) = &exchanged {
             desk.log(&format!("generation {} ends in update {}: {error}", gang.generation, update.number));
         }
         let whole = exchanged?;
         let advanced = training.step(&update, &whole.gradient, &whole.facts)?;
-        training.spent(began.elapsed().as_secs_f64());
+        let seconds = began.elapsed().as_secs_f64();
+        training.spent(seconds);
         self.standing.lines.push(line(&update, &runs, gang));
         // Rank 0 settles an update before it computes the next.
         self.standing.settled = self.standing.settled.max(update.number - 1);
         self.standing.checkpointed(whole.announced[0].checkpointed);
         if gang.rank == 0 {
-            desk.tell(training, &advanced);
+            desk.tell(training, &advanced, exchange.as_secs_f64() / seconds.max(f64::MIN_POSITIVE));
         }
         Ok(whole.announced)
     }

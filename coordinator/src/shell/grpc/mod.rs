@@ -10,7 +10,7 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use insula_proto::{
-    ids::JobId,
+    ids::{Digest, JobId},
     job::{JobSpec, Violation},
 };
 use tokio::sync::mpsc;
@@ -76,7 +76,9 @@ impl Desk {
 
     /// Reads a job's corpora, where they were not read before, and puts their shards in the store.
     async fn import(&self, spec: &JobSpec) -> Result<Arc<Sharded>, ShardingError> {
-        self.imports.import(spec, &self.artifacts).await
+        let owner = self.owner.clone();
+        let is_kept = move |corpus: &Digest| owner.board().read().corpora.contains_key(corpus);
+        self.imports.import(spec, &self.artifacts, is_kept).await
     }
 }
 
