@@ -166,6 +166,8 @@ impl Fleet {
         for (task, results) in done {
             assert_eq!(results, 1, "{job}: task {task} has {results} results:\n{told}");
         }
+        let audit = succeed(insula(&self.home).args(["audit", job, "--coordinator", &self.url]));
+        assert!(audit.contains("12 passes over") && audit.contains("every one exactly once"), "{audit}");
         let out = format!("out-{job}");
         succeed(insula(&self.home).args(["report", job, "--out", &out, "--coordinator", &self.url]));
         assert!(Results::of(&self.home.join(out)) == *calm, "{job}: the adapter or the predictions differ");

@@ -53,6 +53,8 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Keep everything of a job through every pruning.
     Pin(PinArgs),
+    /// List the workers: what they do, their memory and processor time.
+    Workers(WorkersArgs),
     /// Prove that a training used every sample of every pass exactly once.
     Audit(AuditArgs),
     /// Delete artifacts that nothing needs: of ended jobs, all but the best and the latest.
@@ -123,7 +125,7 @@ pub struct RunArgs {
     /// Go on with a job that was interrupted.
     #[arg(long, value_name = "JOB", conflicts_with_all = ["job", "sets"])]
     pub resume: Option<String>,
-    /// Workers to start (overrides the job's `workers`).
+    /// Workers to start, which train together (overrides the job's `workers`).
     #[arg(long, value_name = "N")]
     pub workers: Option<u32>,
     /// Threads of each worker; all cores shared between them by default.
@@ -289,6 +291,20 @@ pub struct PinArgs {
     /// No longer.
     #[arg(long)]
     pub off: bool,
+    /// Which coordinator.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `insula workers`
+#[derive(Debug, Args)]
+pub struct WorkersArgs {
+    /// Go on every second until interrupted.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Print JSON, a line each time.
+    #[arg(long)]
+    pub json: bool,
     /// Which coordinator.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -6,7 +6,7 @@ use comfy_table::{Table, TableStyle};
 use insula_coordinator::report::Report;
 use insula_proto::v1::{
     CancelRequest, GetJobRequest, Job, JobReport, JobState, ListJobsRequest, ListWorkersRequest, ReadLogRequest,
-    SubmitRequest, Worker,
+    SubmitRequest, WatchWorkersRequest, Worker,
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     settings,
 };
 use crate::{
-    args::{JobArgs, LogsArgs, ReportArgs, StatusArgs, SubmitArgs, WatchArgs},
+    args::{JobArgs, LogsArgs, ReportArgs, StatusArgs, SubmitArgs, WatchArgs, WorkersArgs},
     failure::Failure,
     progress::{progress_text, state_name},
 };
@@ -134,9 +134,46 @@ fn job_json(job: &Job) -> serde_json::Value {
     })
 }
 
+/// `insula workers`
+pub async fn workers(args: WorkersArgs) -> Result<(), Failure> {
+    let client = Client::connect(&args.client).await?;
+    let request = WatchWorkersRequest::default();
+    let mut looks = client.fleet().watch_workers(request).await.map_err(|status| client.failure(&status))?.into_inner();
+    while let Some(look) = looks.message().await.map_err(|status| client.failure(&status))? {
+        if args.json {
+            say!("{}", serde_json::Value::Array(look.workers.iter().map(worker_json).collect()));
+        } else {
+            say!("{}", workers_table(&look.workers));
+        }
+        if !args.follow {
+            break;
+        }
+    }
+    client.close().await;
+    Ok(())
+}
+
+fn workers_table(workers: &[Worker]) -> Table {
+    let mut table = Table::new();
+    let header = ["worker", "device", "threads", "state", "doing", "memory", "processor"];
+    table.load_style(TableStyle::new()).set_header(header);
+    for worker in workers {
+        let (memory, processor) = match &worker.metrics {
+            Some(of) => (format!("{} MiB", of.rss_bytes >> 20), format!("{:.0} s", of.cpu_seconds)),
+            None => ("-".into(), "-".into()),
+        };
+        let state = if worker.alive { "here" } else { "gone" };
+        let doing = if worker.doing.is_empty() { "-" } else { &worker.doing };
+        let (threads, state, doing) = (worker.threads.to_string(), state.to_owned(), doing.to_owned());
+        table.add_row([worker.name.clone(), worker.device.clone(), threads, state, doing, memory, processor]);
+    }
+    table
+}
+
 fn worker_json(worker: &Worker) -> serde_json::Value {
     serde_json::json!({ "worker_id": worker.worker_id, "name": worker.name, "device": worker.device,
-        "threads": worker.threads, "alive": worker.alive, "doing": worker.doing })
+        "threads": worker.threads, "alive": worker.alive, "doing": worker.doing,
+        "rss_bytes": worker.metrics.map(|of| of.rss_bytes), "cpu_seconds": worker.metrics.map(|of| of.cpu_seconds) })
 }
 
 /// `insula watch`

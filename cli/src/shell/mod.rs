@@ -66,6 +66,7 @@ async fn asynchronous(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Resume(args) => steer::resume(args).await,
         Command::Pin(args) => steer::pin(args).await,
         Command::Audit(args) => audit::run(args).await,
+        Command::Workers(args) => jobs::workers(args).await,
         Command::Prune(args) => steer::prune(args).await,
         Command::Report(args) => jobs::report(args).await,
         Command::Doctor(args) => doctor::run(args).await,

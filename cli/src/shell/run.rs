@@ -30,6 +30,11 @@ pub async fn run(args: RunArgs, verbose: u8) -> Result<(), Failure> {
         Some(_) => None,
         None => Some(settings::job(&args.settings)?),
     };
+    // As many as are started may train together.
+    let spec = spec.map(|spec| match args.workers {
+        Some(workers) => JobSpec { workers, ..spec },
+        None => spec,
+    });
     if spec.is_some() && args.settings.job.is_none() && args.settings.sets.is_empty() {
         return Err(Failure::Input(
             "no job: name a job file such as configs/jobs/quickstart.toml, or --resume JOB".into(),

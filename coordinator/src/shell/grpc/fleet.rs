@@ -8,7 +8,7 @@ use insula_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Desk, artifact_status, ask_status, invalid, wire};
+use super::{Answers, Desk, answers, artifact_status, ask_status, hand, invalid, wire};
 use crate::{
     schedule::{self, Answer, Grant},
     shell::board::PostedWorker,
@@ -123,10 +123,26 @@ impl Fleet for Desk {
         &self,
         _: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        let now_ms = self.clock.now_ms();
-        let posted = self.owner.board().read();
-        let workers = posted.workers.iter().map(|known| self.worker(known, now_ms, &posted.jobs)).collect();
-        Ok(Response::new(v1::ListWorkersResponse { workers }))
+        Ok(Response::new(self.workers()))
+    }
+
+    type WatchWorkersStream = Answers<v1::ListWorkersResponse>;
+
+    async fn watch_workers(
+        &self,
+        request: Request<v1::WatchWorkersRequest>,
+    ) -> Result<Response<Self::WatchWorkersStream>, Status> {
+        let every = match request.into_inner().every_ms {
+            0 => Duration::from_secs(1),
+            ms => Duration::from_millis(ms.max(100).into()),
+        };
+        let desk = self.clone();
+        Ok(Response::new(answers(self.stop.clone(), move |sender| async move {
+            while hand(&sender, desk.workers()).await {
+                tokio::time::sleep(every).await;
+            }
+            Ok(())
+        })))
     }
 }
 
@@ -139,6 +155,14 @@ fn reachable(told: &str, caller: Option<std::net::IpAddr>) -> String {
 }
 
 impl Desk {
+    /// All workers, as they now are.
+    fn workers(&self) -> v1::ListWorkersResponse {
+        let now_ms = self.clock.now_ms();
+        let posted = self.owner.board().read();
+        let workers = posted.workers.iter().map(|known| self.worker(known, now_ms, &posted.jobs)).collect();
+        v1::ListWorkersResponse { workers }
+    }
+
     /// Asks now, and again whenever something becomes ready, until there is work or the wait is over.
     async fn wait_for_work(&self, request: schedule::Request, wait: Duration) -> Result<Option<Grant>, Status> {
         let mut ready = self.owner.ready();
