@@ -189,8 +189,9 @@ fn random_kills_lose_no_job_double_no_result_and_change_no_bit() {
     let mut fleet = Fleet::start(home, seed);
     let (began, mut hits) = (Instant::now(), 0);
     for kill in 1..=kills {
-        fleet.keep_busy(&format!("busy-{kill}"));
         let pause = fleet.pause(200..3000);
+        fleet.keep_busy(&format!("busy-{kill}"));
+        fleet.pause(0..400);
         // The first two are the two that matter most; after them, whoever chance picks.
         let victim = match kill {
             1 => wait_for("a worker at work", || fleet.at_work().first().copied()),

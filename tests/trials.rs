@@ -92,5 +92,5 @@ fn halving_stops_the_worse_half_at_its_rung_and_runs_the_rest_again_with_another
     assert_eq!(whole, ended / 2, "{rows}");
     succeed(insula(home).args(run).arg("again"));
     assert_eq!(jobs(home).len(), states.len(), "what was stopped stays stopped, what ended is not computed again");
-    let _ = wait_for("the tables", || home.join("again/sweep.md").is_file().then_some(()));
+    wait_for("the tables", || home.join("again/sweep.md").is_file().then_some(()));
 }

@@ -19,7 +19,10 @@ use super::{
     out::{self, say},
     settings,
 };
-use crate::{args::RunArgs, failure::Failure};
+use crate::{
+    args::{RunArgs, SettingsArgs},
+    failure::Failure,
+};
 
 /// Runs a job here, from settings to report.
 ///
@@ -28,13 +31,13 @@ use crate::{args::RunArgs, failure::Failure};
 pub async fn run(args: RunArgs, verbose: u8) -> Result<(), Failure> {
     let spec = match &args.resume {
         Some(_) => None,
-        None => Some(settings::job(&args.settings)?),
+        None => {
+            // As many as are started may train together.
+            let workers = args.workers.map(|workers| format!("workers={workers}"));
+            let sets = args.settings.sets.iter().cloned().chain(workers).collect();
+            Some(settings::job(&SettingsArgs { job: args.settings.job.clone(), sets })?)
+        }
     };
-    // As many as are started may train together.
-    let spec = spec.map(|spec| match args.workers {
-        Some(workers) => JobSpec { workers, ..spec },
-        None => spec,
-    });
     if spec.is_some() && args.settings.job.is_none() && args.settings.sets.is_empty() {
         return Err(Failure::Input(
             "no job: name a job file such as configs/jobs/quickstart.toml, or --resume JOB".into(),
