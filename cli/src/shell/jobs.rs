@@ -5,8 +5,8 @@ use std::io::Write as _;
 use comfy_table::{Table, TableStyle};
 use insula_coordinator::report::Report;
 use insula_proto::v1::{
-    CancelRequest, GetJobRequest, Job, JobReport, JobState, ListJobsRequest, ListWorkersRequest, ReadLogRequest,
-    SubmitRequest, WatchWorkersRequest, Worker,
+    CancelRequest, GetJobRequest, Job, JobReport, JobState, ListJobsRequest, ListJobsResponse, ListWorkersRequest,
+    ReadLogRequest, SubmitRequest, WatchWorkersRequest, Worker,
 };
 
 use super::{
@@ -23,8 +23,10 @@ use crate::{
     progress::{progress_text, state_name},
 };
 
-/// Jobs that `status` lists; more are a matter for `--json` and the API's pages.
+/// Jobs that `status` lists for reading; `--json` has all of them.
 const LISTED: u32 = 50;
+/// Jobs asked for at a time.
+const PAGE: u32 = 1000;
 
 /// `insula submit`
 pub async fn submit(args: SubmitArgs) -> Result<(), Failure> {
@@ -82,9 +84,18 @@ async fn one(client: &Client, job: &str, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn page(client: &Client, page_size: u32, page_token: String) -> Result<ListJobsResponse, Failure> {
+    let request = ListJobsRequest { page_size, page_token, ..ListJobsRequest::default() };
+    Ok(client.jobs().list(request).await.map_err(|status| client.failure(&status))?.into_inner())
+}
+
 async fn all(client: &Client, json: bool) -> Result<(), Failure> {
-    let request = ListJobsRequest { page_size: LISTED, ..ListJobsRequest::default() };
-    let jobs = client.jobs().list(request).await.map_err(|status| client.failure(&status))?.into_inner();
+    let mut jobs = page(client, if json { PAGE } else { LISTED }, String::new()).await?;
+    while json && !jobs.next_page_token.is_empty() {
+        let next = page(client, PAGE, jobs.next_page_token).await?;
+        jobs.jobs.extend(next.jobs);
+        jobs.next_page_token = next.next_page_token;
+    }
     let workers = client.fleet().list_workers(ListWorkersRequest {}).await;
     let workers = workers.map_err(|status| client.failure(&status))?.into_inner().workers;
     if json {

@@ -23,7 +23,8 @@ use crate::{
     metric::Metric,
     schedule::{
         event::{Artifact, Evaluated, ExternalUsage, PhaseName, Trained},
-        state::{Job, TaskKind},
+        state::Job,
+        task::TaskKind,
     },
 };
 

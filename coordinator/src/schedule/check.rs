@@ -8,7 +8,8 @@ use insula_proto::ids::TaskIndex;
 
 use super::{
     event::PhaseName,
-    state::{Job, State, TaskKind, TaskState, Training},
+    state::{Job, State, Training},
+    task::{TaskKind, TaskState},
 };
 
 impl State {

@@ -19,7 +19,8 @@ use super::{
     event::Event,
     gang::Lease,
     queue::{Line, TaskId, of_job},
-    state::{State, TaskState, Worker},
+    state::{State, Worker},
+    task::TaskState,
 };
 
 /// A training that waits for its workers lets short tasks go first for so long; then its workers are kept for it.

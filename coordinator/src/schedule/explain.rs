@@ -7,7 +7,8 @@ use super::{
     choose::{self, BACKFILL_MS},
     event::PhaseName,
     gang::{Gang, Recall},
-    state::{Job, Phase, State, Task, TaskKind, TaskState},
+    state::{Job, Phase, State},
+    task::{Task, TaskKind, TaskState},
 };
 
 /// The sentences for a job; none where there is no such job.

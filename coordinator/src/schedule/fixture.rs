@@ -11,8 +11,9 @@ use insula_proto::{
 use super::{
     Answer, Core, Policy, Refusal, Request, Turn,
     event::{Artifact, Checkpoint, Embedded, Evaluated, Event, FailureClass, Report, Trained},
-    state::{Job, State, TaskKind},
+    state::{Job, State},
     step,
+    task::TaskKind,
 };
 
 pub(super) const LEASE_MS: u64 = 5000;

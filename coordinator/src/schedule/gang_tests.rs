@@ -12,7 +12,7 @@ use super::{
     explain::explain,
     fixture::*,
     keep::kept,
-    state::TaskKind,
+    task::TaskKind,
 };
 
 fn training(epochs: u32, least: u32, most: u32) -> JobSpec {

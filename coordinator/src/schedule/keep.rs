@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 
 use insula_proto::ids::Digest;
 
-use super::state::{Job, State, TaskState, Training};
+use super::state::{Job, State, Training};
+use super::task::TaskState;
 
 /// What is not to be deleted.
 #[derive(Debug, Default)]

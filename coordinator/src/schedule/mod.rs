@@ -28,6 +28,7 @@ mod pulse;
 pub mod queue;
 pub mod state;
 mod step;
+pub mod task;
 pub mod tokens;
 
 pub use self::{

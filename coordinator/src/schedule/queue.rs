@@ -7,7 +7,8 @@ use std::{
 
 use insula_proto::ids::{JobId, TaskIndex};
 
-use super::state::{Job, TaskKind};
+use super::state::Job;
+use super::task::TaskKind;
 
 /// A task of a job.
 pub type TaskId = (JobId, TaskIndex);

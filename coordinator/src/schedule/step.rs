@@ -12,7 +12,8 @@ use insula_proto::{
 use super::{
     event::{Artifact, Checkpoint, Event, FailureClass, LedgerSegment, Loss, PhaseName, Report, Story},
     gang::{Gang, Lease, Recall},
-    state::{Accepted, Job, Phase, State, TaskKind, TaskState, Training, Worker, tasks_of},
+    state::{Job, Phase, State, Training, Worker},
+    task::{Accepted, TaskKind, TaskState, tasks_of},
 };
 use crate::metric::Metric;
 
@@ -188,7 +189,7 @@ impl Fold<'_> {
     fn tell_seats(&mut self, job: JobId, task: TaskIndex, seats: usize, generation: u32) {
         if self.job(job).spec.workers > 1 {
             let what = self.job(job).what(task);
-            self.note(job, format!("{what}: {seats} worker(s) train together, generation {generation}"));
+            self.note(job, format!("{what}: a gang of {seats}, generation {generation}"));
         }
     }
 

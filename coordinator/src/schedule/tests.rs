@@ -11,7 +11,8 @@ use super::{
     check::results,
     event::{Embedded, FailureClass, PhaseName, Progress, Report},
     fixture::*,
-    state::{Phase, TaskKind},
+    state::Phase,
+    task::TaskKind,
 };
 
 const BOTH: [Arm; 2] = [Arm::ZeroShot, Arm::Trained];

@@ -10,7 +10,8 @@ use insula_proto::{
 use super::{
     super::{
         event::{Artifact, Embedded, Event, Report},
-        state::{Job, State, TaskKind, TaskState, Worker},
+        state::{Job, State, Worker},
+        task::{TaskKind, TaskState},
     },
     Judgement, Refusal, done, held,
 };

@@ -12,7 +12,7 @@ use super::{
         Answer, Grant, Refusal, Request, Seating,
         event::{Checkpoint, LedgerSegment, Report},
         fixture::*,
-        state::TaskKind,
+        task::TaskKind,
     },
     UPDATES,
 };

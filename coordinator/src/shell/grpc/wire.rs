@@ -17,7 +17,8 @@ use crate::{
             Artifact, Checkpoint, Embedded, Evaluated, ExternalUsage, FailureClass, LedgerSegment, PhaseName, Progress,
             Report, Story, Trained,
         },
-        state::{Phase, Task, TaskKind, TaskState, Training},
+        state::{Phase, Training},
+        task::{Task, TaskKind, TaskState},
         tokens::Claim,
     },
     shell::{
