@@ -87,7 +87,9 @@ pub struct Course<'a, D> {
 pub fn run<D: Desk>(course: Course<'_, D>) -> Result<(), Unfinished> {
     let _expected = course.seats.listener.expect(course.seats.lease);
     let update = course.training.progress().update;
-    let standing = Standing { settled: update, checkpointed: update, lines: Vec::new() };
+    // There may be a checkpoint at an epoch's end whose adapter was never reported: it is said again, which costs little.
+    let settled = if course.training.finished_epoch().is_some() { update - 1 } else { update };
+    let standing = Standing { settled, checkpointed: update, lines: Vec::new() };
     let mut member = Member { course, standing, unreachable: Unreachable::default() };
     member.course.seats.seating.sit();
     let mut least = 1;
@@ -174,8 +176,9 @@ impl<D: Desk> Member<'_, D> {
 
     /// Leaves between two gangs: with a checkpoint where it is this worker that reports.
     fn leave(&mut self, gang: Option<&Gang>, reason: &str) -> Unfinished {
+        // What an epoch left comes before the checkpoint that says it is over.
         if gang.is_some_and(|gang| gang.rank == 0)
-            && let Err(unfinished) = self.checkpoint()
+            && let Err(unfinished) = self.settle().and_then(|()| self.checkpoint())
         {
             return unfinished;
         }
