@@ -1,4 +1,5 @@
-//! Hosts of their own, joined by lines that lose packets, are slow, and are cut: the adapter is the undisturbed run's.
+//! Hosts of their own, joined by lines that lose packets, are slow, and are cut: a gang of three leaves the undisturbed
+//! run's adapter.
 //!
 //! Linux only: network namespaces (root), `ip`, `tc` and `nft`. Where they are not to be had it says so and does nothing.
 #![expect(clippy::unwrap_used, reason = "tests touch the world")]
@@ -15,6 +16,7 @@ use support::{
 const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
 /// Enough updates that there is a middle to be cut off in.
 const MORE: [&str; 4] = ["--set", "train.epochs=12", "--set", "checkpoint_updates=3"];
+const TOGETHER: [&str; 2] = ["--set", "workers=3"];
 
 /// Who wrote the first line of a job's log that holds all of `words`.
 fn who(log: &str, words: &[&str]) -> Option<String> {
@@ -23,7 +25,7 @@ fn who(log: &str, words: &[&str]) -> Option<String> {
 }
 
 #[test]
-fn three_hosts_on_bad_lines_train_the_undisturbed_adapter() {
+fn a_gang_of_three_hosts_on_bad_lines_trains_the_undisturbed_adapter() {
     let network = match Network::of(&["c", "w1", "w2", "w3"]) {
         Ok(network) => network,
         Err(why) => return println!("skipped: no network of namespaces here: {why}"),
@@ -41,7 +43,7 @@ fn three_hosts_on_bad_lines_train_the_undisturbed_adapter() {
         let answered = || asked(&["status"]).output().unwrap().status.success();
         (home.join("state/address").is_file() && answered()).then_some(())
     });
-    succeed(&mut asked(&[&["submit", "job.toml"], MORE.as_slice()].concat()));
+    succeed(&mut asked(&[&["submit", "job.toml"], MORE.as_slice(), &TOGETHER].concat()));
 
     for host in WORKERS {
         network.lose(host, 20).unwrap();
@@ -52,13 +54,17 @@ fn three_hosts_on_bad_lines_train_the_undisturbed_adapter() {
         worker.args(["worker", "--config", "keys/join/worker.toml", "--name", host, "--threads", "1"]);
         Started::new(&mut network.on(host, worker.env("INSULA_CACHE", home.join(format!("cache-{host}")))))
     });
-    let trainer = wait_for("some updates", || who(&log(home, "state"), &["update 5/"]));
-    println!("{trainer} trains, and is cut off");
+    let trainer = wait_for("updates of a gang", || {
+        // Whoever leads says so of each update, and how much of it went into the exchange.
+        let log = log(home, "state");
+        who(&log, &["update 5/"]).filter(|_| who(&log, &["exchange "]).is_some())
+    });
+    println!("{trainer} leads, and is cut off");
     network.cut(&trainer);
     let heir = wait_for("another worker to go on", || {
         let log = log(home, "state");
-        let mut begun = log.lines().filter(|line| line.contains(" updates done") && !line.starts_with(&trainer));
-        begun.next_back().and_then(|line| Some(line.split_once(": ")?.0.to_owned()))
+        let mut led = log.lines().filter(|line| line.contains(", gradient norm ") && !line.starts_with(&trainer));
+        led.next_back().and_then(|line| Some(line.split_once(": ")?.0.to_owned()))
     });
     println!("{heir} goes on, and {trainer} is back");
     network.heal(&trainer);
@@ -67,6 +73,10 @@ fn three_hosts_on_bad_lines_train_the_undisturbed_adapter() {
     assert!(Results::of(&home.join("out")) == calm, "the adapter or the predictions differ");
     let report = json_file(&home.join("out/report.json"));
     assert!(report["arms"].as_array().is_some_and(|arms| !arms.is_empty()), "{report}");
+
+    let audit = succeed(&mut asked(&["audit", "job-1"]));
+    println!("{audit}");
+    assert!(audit.contains("every one exactly once") && audit.matches(", ").count() > 2, "{audit}");
 
     // The lines were bad ones: each lost packets, and who trained had more to send than its line took.
     let waited = WORKERS.map(|host| {

@@ -42,15 +42,36 @@ pub fn form(gang: &Gang, seats: &Seats, unreachable: &mut Unreachable) -> Result
             Err(problem) => return Err(unreachable.not_reached(gang, rank, seats, "calling it", problem)),
         }
     }
-    let higher = await_callers(gang, seats, &key)?;
+    let higher = match await_callers(gang, seats, &key, &dialled)? {
+        Ok(higher) => higher,
+        Err(rank) => {
+            // What it said before it went, if anything, is the better reason.
+            let (said, stream) = dialled.swap_remove(rank);
+            welcomed(gang, rank, &key, &said, stream, unreachable, seats, || seats.still_forming(gang))?;
+            return Err(gone(gang, rank));
+        }
+    };
     let mut connections = Vec::new();
     for (rank, (said, stream)) in dialled.into_iter().enumerate() {
-        connections.push(Some(welcomed(gang, rank, seats, &key, &said, stream, unreachable)?));
+        let look = || {
+            seats.still_forming(gang)?;
+            match higher.iter().position(Connection::has_ended) {
+                Some(place) => Err(gone(gang, gang.rank + 1 + place)),
+                None => Ok(()),
+            }
+        };
+        connections.push(Some(welcomed(gang, rank, &key, &said, stream, unreachable, seats, look)?));
     }
     connections.push(None);
     connections.extend(higher.into_iter().map(Some));
     unreachable.since = None;
     Ok(Mesh::new(gang.clone(), seats.clone(), connections))
+}
+
+/// A member that has ended its connection while the gang was being formed.
+pub(super) fn gone(gang: &Gang, rank: usize) -> SyncError {
+    let problem = io::ErrorKind::UnexpectedEof.into();
+    SyncError::Broken { peer: gang.peer(rank), doing: "forming the gang", problem }
 }
 
 fn hello(gang: &Gang, rank: usize) -> Hello {
@@ -67,11 +88,23 @@ fn nonce() -> [u8; 16] {
     uuid::Uuid::new_v4().into_bytes()
 }
 
-/// Takes in the higher ranks as they call.
-fn await_callers(gang: &Gang, seats: &Seats, key: &Key) -> Result<Vec<Connection>, SyncError> {
+/// Takes in the higher ranks as they call, or says which lower rank has gone meanwhile.
+///
+/// A member that goes unnoticed holds up the others: each would wait for another that waits for it.
+fn await_callers(
+    gang: &Gang,
+    seats: &Seats,
+    key: &Key,
+    lower: &[([u8; HELLO_BYTES], TcpStream)],
+) -> Result<Result<Vec<Connection>, usize>, SyncError> {
     let mut higher: Vec<Option<Connection>> = (gang.rank + 1..gang.world()).map(|_| None).collect();
     while higher.iter().any(Option::is_none) {
         seats.still_forming(gang)?;
+        if let Some(rank) = lower.iter().position(|(_, stream)| socket::has_ended(stream)) {
+            return Ok(Err(rank));
+        }
+        // Whoever went after it called will call again.
+        higher.iter_mut().for_each(|held| drop(held.take_if(|held| held.has_ended())));
         let Some(caller) = seats.listener.take(seats.lease, LOOK) else { continue };
         if caller.hello.generation > gang.generation {
             // The coordinator has told the caller first.
@@ -85,7 +118,7 @@ fn await_callers(gang: &Gang, seats: &Seats, key: &Key) -> Result<Vec<Connection
             higher[rank - gang.rank - 1] = Some(connection);
         }
     }
-    Ok(higher.into_iter().flatten().collect())
+    Ok(Ok(higher.into_iter().flatten().collect()))
 }
 
 /// The connection of a caller that is a higher rank of this gang; others are told why they are not.
@@ -113,17 +146,19 @@ fn believed(gang: &Gang, key: &Key, caller: Caller) -> Option<(usize, Connection
 }
 
 /// Waits for a lower rank's answer, which comes once it forms this generation too.
+#[expect(clippy::too_many_arguments, reason = "the operands of one step of forming; a struct would only rename them")]
 fn welcomed(
     gang: &Gang,
     rank: usize,
-    seats: &Seats,
     key: &Key,
     said: &[u8; HELLO_BYTES],
     stream: TcpStream,
     unreachable: &mut Unreachable,
+    seats: &Seats,
+    look: impl Fn() -> Result<(), SyncError>,
 ) -> Result<Connection, SyncError> {
     let mut answer = [0; WELCOME_BYTES];
-    if let Err(problem) = read_looking(&stream, &mut answer, || seats.still_forming(gang))? {
+    if let Err(problem) = read_looking(&stream, &mut answer, look)? {
         let doing = "waiting for its welcome";
         if problem.kind() == io::ErrorKind::TimedOut {
             // It is reached, and busy.

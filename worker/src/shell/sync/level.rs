@@ -4,14 +4,20 @@
 //! of the greatest update for its whole state. So a generation goes on from the last finished update without a
 //! checkpoint, and whoever joins needs nothing but the others.
 
-use std::{sync::mpsc, thread};
+use std::{
+    net::TcpStream,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 use insula_proto::ids::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Mesh, Seats,
+    form::gone,
     peer::{Connection, cut},
+    socket::has_ended,
 };
 use crate::{
     checkpoint::{Progress, State},
@@ -76,7 +82,14 @@ impl Mesh {
         origin: &Digest,
     ) -> Result<bool, SyncError> {
         let own = place(training, standing, origin);
-        self.guarded("coming to the same update", Seats::still_forming, |gang, connections| {
+        // Nobody ends a connection before all are level: one that has ended is a member lost, whoever is waited for.
+        let streams: Vec<_> = self.connections.iter().map(|held| held.as_ref().map(Connection::stream)).collect();
+        let together = move |seats: &Seats, gang: &Gang| {
+            seats.still_forming(gang)?;
+            let ended = |held: &Option<Arc<TcpStream>>| held.as_ref().is_some_and(|stream| has_ended(stream));
+            streams.iter().position(ended).map_or(Ok(()), |rank| Err(gone(gang, rank)))
+        };
+        self.guarded("coming to the same update", together, |gang, connections| {
             let places = told(gang, connections, own)?;
             let source = source(&places);
             check(gang, &places, source, own)?;

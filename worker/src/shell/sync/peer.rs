@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use super::socket::has_ended;
 use crate::sync::{
     Peer, SyncError,
     frame::{HEAD_BYTES, Header, Key, Keys, Kind, PAYLOAD_BYTES, TAG_BYTES},
@@ -51,6 +52,11 @@ impl Connection {
             frame: Vec::new(),
         };
         Self { outgoing: direction(out), incoming: direction(into), stream }
+    }
+
+    /// Whether the other member has ended it, though frames of it may be left to read.
+    pub fn has_ended(&self) -> bool {
+        has_ended(&self.stream)
     }
 
     /// Its socket.
