@@ -86,6 +86,9 @@ enum Told {
     Trained(usize),
 }
 
+/// Whether a worker dies rather than tell it.
+type Dies = fn(usize, &Told) -> bool;
+
 /// What happens just before a worker computes its part of an update.
 type Before = Box<dyn FnMut(u32) + Send>;
 
@@ -96,10 +99,12 @@ struct TestDesk {
     logged: Arc<Mutex<Vec<String>>>,
     computed: u32,
     before: Before,
+    dies: Dies,
 }
 
 impl TestDesk {
     fn say(&self, told: Told) -> Result<(), Unfinished> {
+        assert!(!(self.dies)(self.worker, &told), "a worker that dies before it tells {told:?}");
         self.told.lock().unwrap().push(told);
         Ok(())
     }
@@ -163,6 +168,9 @@ struct Fleet {
     workers: Vec<Seats>,
     told: Arc<Mutex<Vec<Told>>>,
     logged: Arc<Mutex<Vec<String>>>,
+    dies: Dies,
+    /// Updates that a checkpoint brings to whoever starts.
+    done: u32,
     _runtime: Arc<tokio::runtime::Runtime>,
 }
 
@@ -177,7 +185,8 @@ impl Fleet {
             halt: HaltFlag::default(),
         };
         let workers = (0..workers as u64).map(|i| worker(40 + i)).collect();
-        Self { what, workers, told: Arc::default(), logged: Arc::default(), _runtime: Arc::new(runtime) }
+        let (told, logged) = (Arc::default(), Arc::default());
+        Self { what, workers, told, logged, dies: |_, _| false, done: 0, _runtime: Arc::new(runtime) }
     }
 
     fn gang(&self, generation: u32, members: &[usize], rank: usize, cables: Option<&Cables>) -> Gang {
@@ -216,9 +225,12 @@ impl Fleet {
     ) -> JoinHandle<Outcome> {
         let (fleet, before) = (self.clone(), Box::new(before));
         thread::spawn(move || {
-            let mut training = training(fleet.what);
+            let (mut training, mut engine, dies) = (training(fleet.what), engine(false, 1), fleet.dies);
+            for _ in 0..fleet.done {
+                training.advance(&mut engine).unwrap();
+            }
             let (told, logged) = (Arc::clone(&fleet.told), Arc::clone(&fleet.logged));
-            let mut desk = TestDesk { worker, engine: engine(false, 1), told, logged, computed: 0, before };
+            let mut desk = TestDesk { worker, engine, told, logged, computed: 0, before, dies };
             let (seats, origin) = (&fleet.workers[worker], Digest::of(b"this training"));
             let course = Course { training: &mut training, desk: &mut desk, seats, origin, pause_epoch };
             let result = updates::run(course);
@@ -474,6 +486,41 @@ fn a_recalled_gang_leaves_with_a_checkpoint() {
     let (told, summary) = fleet.checked_told();
     assert!(matches!(told.last(), Some(Told::Checkpoint(0, 5, _))), "{told:?}");
     assert_eq!(summary.updates, 5);
+}
+
+/// The coordinator may hold the checkpoint of an epoch's end without having heard of the epoch.
+#[test]
+fn an_epoch_that_its_checkpoint_outran_is_reported_again() {
+    let fleet = Fleet { done: 2, ..Fleet::new(1, What::Lora) };
+    let running = fleet.start(0, nothing);
+    fleet.publish(1, &[0], None);
+    let outcome = running.join().unwrap();
+    assert!(outcome.result.is_ok());
+    outcome.assert_whole(&reference(What::Lora));
+    let told = fleet.told.lock().unwrap().clone();
+    assert_eq!(told[0], Told::Epoch(0, 1));
+    assert!(matches!(told[1], Told::Checkpoint(0, 3, _)), "the checkpoint of update 2 is there: {told:?}");
+}
+
+/// A lead that dies between an epoch's last update and its report, and a successor that is recalled before it is in a gang.
+#[test]
+fn whoever_becomes_the_lead_and_leaves_at_once_reports_the_epoch_before_its_checkpoint() {
+    let dies: Dies = |worker, told| worker == 0 && matches!(told, Told::Epoch(_, 1));
+    let fleet = Fleet { dies, ..Fleet::new(2, What::Lora) };
+    let first = fleet.start(0, nothing);
+    let coordinator = fleet.clone();
+    let second = fleet.start(1, move |update| {
+        if update == 3 {
+            coordinator.publish(2, &[1], None);
+            coordinator.workers[1].seating.answered(true);
+        }
+    });
+    fleet.publish(1, &[0, 1], None);
+    assert!(first.join().is_err());
+    let outcome = second.join().unwrap();
+    assert_eq!((outcome.released(), outcome.update), ("the worker is needed elsewhere", 2));
+    let (told, _) = fleet.checked_told();
+    assert!(matches!(told[..], [Told::Epoch(1, 1), Told::Checkpoint(1, 2, _)]), "{told:?}");
 }
 
 #[test]

@@ -194,7 +194,9 @@ fn callable(state: &State) -> Vec<Callable> {
         let job = &state.jobs[&id];
         let TaskState::Leased(gang) = &job.task(index).state else { continue };
         let needed = job.min_workers(job.task(index).kind);
-        for (place, &lease) in gang.holders.iter().enumerate() {
+        // Who reports stays rather than who only helps: leaving, it would have to write a checkpoint first.
+        let unseated = gang.holders.iter().filter(|lease| !gang.seats.contains(lease));
+        for (place, &lease) in gang.seats.iter().chain(unseated).enumerate() {
             if state.leases[&lease].recalled.is_none() {
                 callable.push(Callable { lease, priority: job.spec.schedule.priority, job: id, lent: place >= needed });
             }
