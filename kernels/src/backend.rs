@@ -165,6 +165,16 @@ pub trait Backend {
     /// When the device has no room.
     fn alloc(&self, shape: [usize; 2]) -> Result<Self::Buffer, KernelError>;
 
+    /// A matrix of `[rows, width]` for what one product leaves to the next, contents unspecified: in the precision that the
+    /// device's products read, which is float32 unless a backend says otherwise. Every operation says which of its
+    /// operands may be such a matrix; [`Backend::upload`] and [`Backend::download`] speak float32 always.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn alloc_activation(&self, shape: [usize; 2]) -> Result<Self::Buffer, KernelError> {
+        self.alloc(shape)
+    }
+
     /// Says that matrices of up to so many rows will be asked for, so that room for them can be made at once.
     fn expect_rows(&self, rows: usize);
 

@@ -12,6 +12,7 @@
 
 mod backend;
 pub mod cpu;
+pub mod cuda;
 mod error;
 pub mod timed;
 
@@ -20,4 +21,5 @@ pub use backend::{
     Wanted, Write,
 };
 pub use cpu::Cpu;
+pub use cuda::Cuda;
 pub use error::KernelError;

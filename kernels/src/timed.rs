@@ -33,7 +33,7 @@ pub struct Spent {
 pub struct Entries {
     /// By the operation's name in [`Backend`].
     pub operations: BTreeMap<&'static str, Spent>,
-    /// float32 values in the buffers asked for by `alloc` and `upload`.
+    /// Values in the buffers asked for by `alloc`, `alloc_activation` and `upload`.
     pub buffer_values: u64,
 }
 
@@ -110,6 +110,11 @@ impl<B: Backend> Backend for Timed<B> {
     fn alloc(&self, shape: [usize; 2]) -> Result<B::Buffer, KernelError> {
         self.ledger.with(|entries| entries.buffer_values += (shape[0] * shape[1]) as u64);
         self.timed("alloc", |inner| inner.alloc(shape))
+    }
+
+    fn alloc_activation(&self, shape: [usize; 2]) -> Result<B::Buffer, KernelError> {
+        self.ledger.with(|entries| entries.buffer_values += (shape[0] * shape[1]) as u64);
+        self.timed("alloc", |inner| inner.alloc_activation(shape))
     }
 
     fn expect_rows(&self, rows: usize) {

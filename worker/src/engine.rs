@@ -134,6 +134,65 @@ pub struct Engine<B: Backend> {
     merged: Option<(Adapter, Adapted<B>)>,
 }
 
+/// An engine on whatever device: what training and evaluation ask of it.
+pub trait Compute: Send {
+    /// The base's dimensions.
+    #[must_use]
+    fn config(&self) -> &ModelConfig;
+
+    /// Whether the backward pass computes each layer's activations again instead of keeping them: a third more
+    /// arithmetic for a fraction of the memory, and the same bits.
+    fn set_recompute(&mut self, recompute: bool);
+
+    /// Says how many tree tokens the longest slot or forest will have: buffers are planned for it.
+    fn expect_tokens(&self, tokens: usize);
+
+    /// Whether evaluation merges an adapter into float32 copies of the weights it adapts: fewer operations for the copies'
+    /// memory, and the same answers up to rounding.
+    fn set_merge(&mut self, merge: bool);
+
+    /// Loss and gradient of a slot, all its examples computed together as one forest.
+    ///
+    /// # Errors
+    /// When there are no examples, one supervises nothing or has a token outside the vocabulary, the adapter does not
+    /// fit the base, or the device refuses.
+    fn slot_gradient(&mut self, adapter: &Adapter, examples: &[Example]) -> Result<SlotGradient, EngineError>;
+
+    /// Loss and gradient of a slot where all weights of the base are trained: the gradient of all of them, laid out as
+    /// [`parameters::Layout`].
+    ///
+    /// # Errors
+    /// When the base is not held in float32, or as [`Engine::slot_gradient`].
+    fn full_gradient(&mut self, examples: &[Example]) -> Result<SlotGradient, EngineError>;
+
+    /// Takes other weights in the place of the base's: trained [`parameters::Parameters`], or the base again.
+    ///
+    /// # Errors
+    /// When a weight is missing or of another shape, and nothing was changed; when the source cannot be read or the device
+    /// refuses, and the weights are partly old and partly new.
+    fn set_weights(&mut self, source: &dyn TensorSource) -> Result<(), EngineError>;
+
+    /// Scores every label and finds the greedy continuation of each prompt, all prompts computed together as one forest.
+    ///
+    /// # Errors
+    /// When there are no prompts, one is empty or has a token outside the vocabulary, the adapter does not fit the base,
+    /// or the device refuses.
+    fn evaluate(
+        &mut self,
+        adapter: Option<&Adapter>,
+        prompts: &[Vec<u32>],
+        trie: &LabelTrie,
+        mode: EvalMode,
+        max_new_tokens: usize,
+    ) -> Result<Vec<Scored>, EngineError>;
+
+    /// Logits after every token of every sequence, `[tokens, vocab]` each: for inspection and tests, not for a loop.
+    ///
+    /// # Errors
+    /// As [`Engine::evaluate`].
+    fn logits(&mut self, adapter: Option<&Adapter>, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError>;
+}
+
 impl<B: Backend> Engine<B> {
     /// Loads a base, having checked every tensor's presence and shape.
     ///
@@ -148,73 +207,6 @@ impl<B: Backend> Engine<B> {
     ) -> Result<Self, EngineError> {
         let model = Llama::load(backend, config, source, precision)?;
         Ok(Self { model, recompute: false, merge: false, merged: None })
-    }
-
-    /// The base's dimensions.
-    #[must_use]
-    pub fn config(&self) -> &ModelConfig {
-        &self.model.config
-    }
-
-    /// Whether the backward pass computes each layer's activations again instead of keeping them: a third more
-    /// arithmetic for a fraction of the memory, and the same bits.
-    pub fn set_recompute(&mut self, recompute: bool) {
-        self.recompute = recompute;
-    }
-
-    /// Says how many tree tokens the longest slot or forest will have: buffers are planned for it.
-    pub fn expect_tokens(&self, tokens: usize) {
-        self.model.backend.expect_rows(tokens);
-    }
-
-    /// Whether evaluation merges an adapter into float32 copies of the weights it adapts: fewer operations for the copies'
-    /// memory, and the same answers up to rounding.
-    pub fn set_merge(&mut self, merge: bool) {
-        self.merge = merge;
-        self.merged = None;
-    }
-
-    /// Loss and gradient of a slot, all its examples computed together as one forest.
-    ///
-    /// # Errors
-    /// When there are no examples, one supervises nothing or has a token outside the vocabulary, the adapter does not
-    /// fit the base, or the device refuses.
-    pub fn slot_gradient(&mut self, adapter: &Adapter, examples: &[Example]) -> Result<SlotGradient, EngineError> {
-        self.merged = None; // its memory is wanted here
-        self.check_adapter(adapter)?;
-        check_examples(examples, self.model.config.vocab)?;
-        let adapted = Adapted::upload(&self.model.backend, adapter)?;
-        let (counted, grads) = self.gradient(&adapted, adapter.params.len(), examples)?;
-        // Its buffer goes back to the backend, which has it ready for the next slot.
-        Ok(SlotGradient { gradient: self.model.backend.download(&grads)?, ..counted })
-    }
-
-    /// Loss and gradient of a slot where all weights of the base are trained: the gradient of all of them, laid out as
-    /// [`parameters::Layout`].
-    ///
-    /// # Errors
-    /// When the base is not held in float32, or as [`Engine::slot_gradient`].
-    pub fn full_gradient(&mut self, examples: &[Example]) -> Result<SlotGradient, EngineError> {
-        self.merged = None;
-        if self.model.precision != Precision::F32 {
-            return Err(EngineError::Frozen { precision: self.model.precision });
-        }
-        check_examples(examples, self.model.config.vocab)?;
-        let layout = parameters::Layout::new(&self.model.config);
-        let len = layout.len();
-        let adapted = Adapted::everything(&self.model.backend, layout)?;
-        let (counted, grads) = self.gradient(&adapted, len, examples)?;
-        Ok(SlotGradient { gradient: self.model.backend.take(grads)?, ..counted })
-    }
-
-    /// Takes other weights in the place of the base's: trained [`parameters::Parameters`], or the base again.
-    ///
-    /// # Errors
-    /// When a weight is missing or of another shape, and nothing was changed; when the source cannot be read or the device
-    /// refuses, and the weights are partly old and partly new.
-    pub fn set_weights(&mut self, source: &dyn TensorSource) -> Result<(), EngineError> {
-        self.merged = None;
-        Ok(self.model.reload(source)?)
     }
 
     /// A slot's sums, and the gradient still on the device.
@@ -244,49 +236,6 @@ impl<B: Backend> Engine<B> {
         Ok((counted, grads))
     }
 
-    /// Scores every label and finds the greedy continuation of each prompt, all prompts computed together as one forest.
-    ///
-    /// # Errors
-    /// When there are no prompts, one is empty or has a token outside the vocabulary, the adapter does not fit the base,
-    /// or the device refuses.
-    pub fn evaluate(
-        &mut self,
-        adapter: Option<&Adapter>,
-        prompts: &[Vec<u32>],
-        trie: &LabelTrie,
-        mode: EvalMode,
-        max_new_tokens: usize,
-    ) -> Result<Vec<Scored>, EngineError> {
-        self.merge_if_asked(adapter)?;
-        check_tokens("prompt", prompts, self.model.config.vocab)?;
-        check_tokens("label", trie.labels(), self.model.config.vocab)?;
-        if let Some(prompt) = prompts.iter().position(Vec::is_empty) {
-            return Err(EngineError::EmptyPrompt { prompt });
-        }
-        match &self.merged {
-            Some((_, merged)) if adapter.is_some() => {
-                evaluate::evaluate(&self.model, merged, prompts, trie, mode, max_new_tokens)
-            }
-            _ => evaluate::evaluate(&self.model, &self.adapted(adapter)?, prompts, trie, mode, max_new_tokens),
-        }
-    }
-
-    /// Logits after every token of every sequence, `[tokens, vocab]` each: for inspection and tests, not for a loop.
-    ///
-    /// # Errors
-    /// As [`Engine::evaluate`].
-    pub fn logits(&mut self, adapter: Option<&Adapter>, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError> {
-        let adapted = self.adapted(adapter)?;
-        check_tokens("sequence", sequences, self.model.config.vocab)?;
-        let forest = Forest::build(sequences);
-        let rows: Vec<u32> = (0..forest.len() as u32).collect();
-        let scene = Scene::upload(&self.model.backend, &self.model.config, &forest, &rows)?;
-        let passed = self.model.forward(&scene, &adapted, Keep::Nothing)?;
-        let (logits, vocab) = (self.model.logits(&passed, rows.len())?, self.model.config.vocab);
-        let of_row = |row: &u32| logits[*row as usize * vocab..][..vocab].iter().copied();
-        Ok(forest.paths.iter().map(|path| path.iter().flat_map(of_row).collect()).collect())
-    }
-
     fn merge_if_asked(&mut self, adapter: Option<&Adapter>) -> Result<(), EngineError> {
         let Some(adapter) = adapter.filter(|_| self.merge) else { return Ok(()) };
         if self.merged.as_ref().is_none_or(|(merged, _)| merged != adapter) {
@@ -309,6 +258,92 @@ impl<B: Backend> Engine<B> {
             return Err(EngineError::Adapter { found: adapter.params.len(), expected: expected.len() });
         }
         Ok(())
+    }
+}
+
+impl<B> Compute for Engine<B>
+where
+    B: Backend + Send,
+    B::Buffer: Send,
+    B::Weight: Send,
+{
+    fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    fn set_recompute(&mut self, recompute: bool) {
+        self.recompute = recompute;
+    }
+
+    fn expect_tokens(&self, tokens: usize) {
+        self.model.backend.expect_rows(tokens);
+    }
+
+    fn set_merge(&mut self, merge: bool) {
+        self.merge = merge;
+        self.merged = None;
+    }
+
+    fn slot_gradient(&mut self, adapter: &Adapter, examples: &[Example]) -> Result<SlotGradient, EngineError> {
+        self.merged = None; // its memory is wanted here
+        self.check_adapter(adapter)?;
+        check_examples(examples, self.model.config.vocab)?;
+        let adapted = Adapted::upload(&self.model.backend, adapter)?;
+        let (counted, grads) = self.gradient(&adapted, adapter.params.len(), examples)?;
+        // Its buffer goes back to the backend, which has it ready for the next slot.
+        Ok(SlotGradient { gradient: self.model.backend.download(&grads)?, ..counted })
+    }
+
+    fn full_gradient(&mut self, examples: &[Example]) -> Result<SlotGradient, EngineError> {
+        self.merged = None;
+        if self.model.precision != Precision::F32 {
+            return Err(EngineError::Frozen { precision: self.model.precision });
+        }
+        check_examples(examples, self.model.config.vocab)?;
+        let layout = parameters::Layout::new(&self.model.config);
+        let len = layout.len();
+        let adapted = Adapted::everything(&self.model.backend, layout)?;
+        let (counted, grads) = self.gradient(&adapted, len, examples)?;
+        Ok(SlotGradient { gradient: self.model.backend.take(grads)?, ..counted })
+    }
+
+    fn set_weights(&mut self, source: &dyn TensorSource) -> Result<(), EngineError> {
+        self.merged = None;
+        Ok(self.model.reload(source)?)
+    }
+
+    fn evaluate(
+        &mut self,
+        adapter: Option<&Adapter>,
+        prompts: &[Vec<u32>],
+        trie: &LabelTrie,
+        mode: EvalMode,
+        max_new_tokens: usize,
+    ) -> Result<Vec<Scored>, EngineError> {
+        self.merge_if_asked(adapter)?;
+        check_tokens("prompt", prompts, self.model.config.vocab)?;
+        check_tokens("label", trie.labels(), self.model.config.vocab)?;
+        if let Some(prompt) = prompts.iter().position(Vec::is_empty) {
+            return Err(EngineError::EmptyPrompt { prompt });
+        }
+        match &self.merged {
+            Some((_, merged)) if adapter.is_some() => {
+                evaluate::evaluate(&self.model, merged, prompts, trie, mode, max_new_tokens)
+            }
+            _ => evaluate::evaluate(&self.model, &self.adapted(adapter)?, prompts, trie, mode, max_new_tokens),
+        }
+    }
+
+    fn logits(&mut self, adapter: Option<&Adapter>, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let adapted = self.adapted(adapter)?;
+        check_tokens("sequence", sequences, self.model.config.vocab)?;
+        let forest = Forest::build(sequences);
+        let rows: Vec<u32> = (0..forest.len() as u32).collect();
+        let scene = Scene::upload(&self.model.backend, &self.model.config, &forest, &rows)?;
+        let passed = self.model.forward(&scene, &adapted, Keep::Nothing)?;
+        let (logits, vocab) = (self.model.logits(&passed, rows.len())?, self.model.config.vocab);
+        let of_row = |row: &u32| logits[*row as usize * vocab..][..vocab].iter().copied();
+        Ok(forest.paths.iter().map(|path| path.iter().flat_map(of_row).collect()).collect())
     }
 }
 

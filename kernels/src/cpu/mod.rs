@@ -9,7 +9,7 @@ mod buffer;
 mod cross_entropy;
 pub(crate) mod pack;
 mod project;
-mod quant;
+pub(crate) mod quant;
 mod rms_norm;
 mod rotary;
 mod rows;

@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use super::simd::gemm::PANEL;
 use super::simd::math;
 
-/// Rows of a panel that share scales.
-const BLOCK: usize = 32;
+/// Neighbouring inputs of an output that share a scale: rows of a panel.
+pub(crate) const BLOCK: usize = 32;
 
 /// One block of a panel.
 #[derive(Debug, Clone, Copy)]
@@ -92,31 +92,49 @@ impl Quantised {
     }
 }
 
+/// What the values of a block share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Step {
+    pub scale: f16,
+    /// Zero with eight bits.
+    pub least: f16,
+}
+
+impl Step {
+    /// For these values, as GGUF's quantisers choose it.
+    pub(crate) fn of(values: impl Iterator<Item = f32>, bits: Bits) -> Self {
+        let (low, high) = values.fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
+        match bits {
+            Bits::Eight => Self { scale: f16::from_f32(low.abs().max(high.abs()) / 127.0), least: f16::ZERO },
+            Bits::Four => Self { scale: f16::from_f32((high - low) / 15.0), least: f16::from_f32(low) },
+        }
+    }
+
+    /// The number of steps nearest to a value: with eight bits a two's complement byte, with four 0 to 15.
+    pub(crate) fn count(self, value: f32, bits: Bits) -> u8 {
+        let scale = self.scale.to_f32();
+        let steps = if scale == 0.0 { 0.0 } else { ((value - self.least.to_f32()) / scale).round() };
+        match bits {
+            Bits::Eight => (steps.clamp(-127.0, 127.0) as i8).cast_unsigned(),
+            Bits::Four => steps.clamp(0.0, 15.0) as u8,
+        }
+    }
+}
+
 /// Quantises some rows of a panel.
 fn quantise(block: &[f32], bits: Bits, values: &mut [u8]) -> Scales {
-    let mut scales = Scales { scale: [f16::ZERO; PANEL], least: [f16::ZERO; PANEL] };
-    let column = |j: usize| block.iter().skip(j).step_by(PANEL).copied();
-    for j in 0..PANEL {
-        let (low, high) = column(j).fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
-        match bits {
-            Bits::Eight => scales.scale[j] = f16::from_f32(low.abs().max(high.abs()) / 127.0),
-            Bits::Four => {
-                scales.least[j] = f16::from_f32(low);
-                scales.scale[j] = f16::from_f32((high - low) / 15.0);
-            }
-        }
-    }
+    let steps: [Step; PANEL] =
+        std::array::from_fn(|j| Step::of(block.iter().skip(j).step_by(PANEL).copied(), bits));
     for (row, bytes) in block.chunks_exact(PANEL).zip(values.chunks_exact_mut(bits.row())) {
         for (j, x) in row.iter().enumerate() {
-            let scale = scales.scale[j].to_f32();
-            let steps = if scale == 0.0 { 0.0 } else { ((x - scales.least[j].to_f32()) / scale).round() };
+            let count = steps[j].count(*x, bits);
             match bits {
-                Bits::Eight => bytes[j] = (steps.clamp(-127.0, 127.0) as i8).cast_unsigned(),
-                Bits::Four => bytes[j % 8] |= (steps.clamp(0.0, 15.0) as u8) << (j / 8 * 4),
+                Bits::Eight => bytes[j] = count,
+                Bits::Four => bytes[j % 8] |= count << (j / 8 * 4),
             }
         }
     }
-    scales
+    Scales { scale: steps.map(|step| step.scale), least: steps.map(|step| step.least) }
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl<B: Backend> Linear<'_, B> {
         downs: &mut Downs<B>,
     ) -> Result<(), KernelError> {
         for target in targets {
-            let down = self.pair(target).map(|shape| self.model.backend.alloc([rows, shape.r])).transpose()?;
+            let down = self.pair(target).map(|shape| self.model.backend.alloc_activation([rows, shape.r])).transpose()?;
             downs[target as usize] = down;
         }
         let mut lent: Vec<Option<&mut B::Buffer>> = downs.iter_mut().map(Option::as_mut).collect();
@@ -116,7 +116,7 @@ impl<B: Backend> Linear<'_, B> {
         rows: usize,
         downs: &mut Downs<B>,
     ) -> Result<[B::Buffer; N], KernelError> {
-        let ys = targets.map(|target| self.model.backend.alloc([rows, target.shape(&self.model.config)[0]]));
+        let ys = targets.map(|target| self.model.backend.alloc_activation([rows, target.shape(&self.model.config)[0]]));
         let mut ys = all(ys)?;
         self.forward(targets, x, rows, ys.each_mut(), Write::Set, downs)?;
         Ok(ys)

@@ -73,8 +73,14 @@ impl<B: Backend> Step<'_, B> {
         if self.last { self.scene.chosen.count } else { self.scene.tokens }
     }
 
+    /// For a gradient that is added to the residual's.
     fn alloc(&self, rows: usize, width: usize) -> Result<B::Buffer, KernelError> {
         self.model().backend.alloc([rows, width])
+    }
+
+    /// For a gradient that only products and attention read.
+    fn alloc_activation(&self, rows: usize, width: usize) -> Result<B::Buffer, KernelError> {
+        self.model().backend.alloc_activation([rows, width])
     }
 
     fn run(&self, mut dy: B::Buffer, grads: &mut B::Buffer) -> Result<Option<B::Buffer>, KernelError> {
@@ -104,10 +110,10 @@ impl<B: Backend> Step<'_, B> {
             self.linear.backward([Down], act.as_ref(), &self.state.downs, [dy], grads, None)?;
             return Ok(false);
         }
-        let mut dgate = self.alloc(rows, intermediate)?;
+        let mut dgate = self.alloc_activation(rows, intermediate)?;
         self.linear.backward([Down], act.as_ref(), &self.state.downs, [dy], grads, Some((&mut dgate, Write::Set)))?;
         drop(act);
-        let mut dup = self.alloc(rows, intermediate)?;
+        let mut dup = self.alloc_activation(rows, intermediate)?;
         model.backend.swiglu_back(&rest.gate, &rest.up, &mut dgate, &mut dup)?;
 
         let normed = match self.adapted.adapts(&[Gate, Up]) {
@@ -135,13 +141,13 @@ impl<B: Backend> Step<'_, B> {
             self.linear.backward([O], Some(&rest.attention), downs, [dmid], grads, None)?;
             return Ok(None);
         }
-        let mut dout = self.alloc(self.rows(), model.q_width())?;
+        let mut dout = self.alloc_activation(self.rows(), model.q_width())?;
         let into = Some((&mut dout, Write::Set));
         self.linear.backward([O], Some(&rest.attention), downs, [dmid], grads, into)?;
         let mut attended = Attended {
-            dq: self.alloc(self.rows(), model.q_width())?,
-            dk: self.alloc(self.scene.tokens, model.kv_width())?,
-            dv: self.alloc(self.scene.tokens, model.kv_width())?,
+            dq: self.alloc_activation(self.rows(), model.q_width())?,
+            dk: self.alloc_activation(self.scene.tokens, model.kv_width())?,
+            dv: self.alloc_activation(self.scene.tokens, model.kv_width())?,
         };
         model.backend.attention_back(
             model.attention_shape(),
@@ -194,7 +200,7 @@ impl<B: Backend> Step<'_, B> {
         dnormed: Option<&mut B::Buffer>,
     ) -> Result<(), KernelError> {
         let (model, downs) = (self.model(), &self.state.downs);
-        let normed = normed.map(|normed| model.gather(normed, self.scene)).transpose()?;
+        let normed = normed.map(|normed| model.gather_activation(normed, self.scene)).transpose()?;
         let Some(dnormed) = dnormed else {
             return self.linear.backward([Q], normed.as_ref(), downs, [dq], grads, None);
         };

@@ -45,7 +45,7 @@ impl<B: Backend> Llama<B> {
         let stride = tokens as u32 + 1;
         let room = [forest.len() + chains * tokens, self.kv_width()];
         let grown = |from: B::Buffer| -> Result<B::Buffer, KernelError> {
-            let mut to = self.backend.alloc(room)?;
+            let mut to = self.backend.alloc_activation(room)?;
             self.backend.zero(&mut to)?;
             self.backend.copy(&from, &mut to, 0)?;
             Ok(to)

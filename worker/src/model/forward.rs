@@ -96,7 +96,8 @@ impl<B: Backend> Llama<B> {
         let (q, k, v, gathered);
         if last {
             [k, v] = linear.fresh([Target::K, Target::V], &normed, scene.tokens, &mut downs)?;
-            [q] = linear.fresh([Target::Q], &self.gather(&normed, scene)?, rows, &mut downs)?;
+            let chosen = self.gather_activation(&normed, scene)?;
+            [q] = linear.fresh([Target::Q], &chosen, rows, &mut downs)?;
             gathered = Some(self.gather(&x, scene)?);
         } else {
             [q, k, v] = linear.fresh([Target::Q, Target::K, Target::V], &normed, rows, &mut downs)?;
@@ -110,9 +111,16 @@ impl<B: Backend> Llama<B> {
         Ok((LayerState { x, k, v, rest, downs }, y))
     }
 
-    /// `x`'s chosen rows, `[R, hidden]`.
-    pub(super) fn gather(&self, x: &B::Buffer, scene: &Scene<B>) -> Result<B::Buffer, KernelError> {
+    /// The residual's chosen rows, `[R, hidden]`.
+    fn gather(&self, x: &B::Buffer, scene: &Scene<B>) -> Result<B::Buffer, KernelError> {
         let mut out = self.backend.alloc([scene.chosen.count, self.config.hidden])?;
+        self.backend.gather_rows(x, &scene.chosen.rows, self.config.hidden, &mut out)?;
+        Ok(out)
+    }
+
+    /// The chosen rows of an activation, `[R, hidden]`.
+    pub(super) fn gather_activation(&self, x: &B::Buffer, scene: &Scene<B>) -> Result<B::Buffer, KernelError> {
+        let mut out = self.backend.alloc_activation([scene.chosen.count, self.config.hidden])?;
         self.backend.gather_rows(x, &scene.chosen.rows, self.config.hidden, &mut out)?;
         Ok(out)
     }
@@ -128,7 +136,7 @@ impl<B: Backend> Llama<B> {
     }
 
     pub(super) fn normed(&self, x: &B::Buffer, gain: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
-        let mut out = self.backend.alloc([rows, self.config.hidden])?;
+        let mut out = self.backend.alloc_activation([rows, self.config.hidden])?;
         self.backend.rms_norm(x, gain, self.config.rms_eps, &mut out)?;
         Ok(out)
     }
@@ -151,7 +159,7 @@ impl<B: Backend> Llama<B> {
     ) -> Result<(Rest<B>, B::Buffer), KernelError> {
         let backend = &self.backend;
         let Looking { x, q, rows } = looking;
-        let mut attention = backend.alloc([rows, self.q_width()])?;
+        let mut attention = backend.alloc_activation([rows, self.q_width()])?;
         let mut lse = backend.alloc([rows, self.config.heads])?;
         backend.attention(self.attention_shape(), sight, &q, k, v, &mut attention, &mut lse)?;
         let mut mid = self.copied(x, rows)?;
@@ -167,7 +175,7 @@ impl<B: Backend> Llama<B> {
 
     /// `silu(gate) * up`, `[rows, intermediate]`.
     pub(super) fn activated(&self, gate: &B::Buffer, up: &B::Buffer, rows: usize) -> Result<B::Buffer, KernelError> {
-        let mut act = self.backend.alloc([rows, self.config.intermediate])?;
+        let mut act = self.backend.alloc_activation([rows, self.config.intermediate])?;
         self.backend.swiglu(gate, up, &mut act)?;
         Ok(act)
     }

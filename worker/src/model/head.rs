@@ -93,7 +93,7 @@ impl<B: Backend> Llama<B> {
 
     fn rows_of(&self, normed: &B::Buffer, from: usize, to: usize) -> Result<B::Buffer, KernelError> {
         let order: Vec<u32> = (from as u32..to as u32).collect();
-        let mut part = self.backend.alloc([to - from, self.config.hidden])?;
+        let mut part = self.backend.alloc_activation([to - from, self.config.hidden])?;
         self.backend.gather_rows(normed, &self.backend.indices(&order)?, self.config.hidden, &mut part)?;
         Ok(part)
     }

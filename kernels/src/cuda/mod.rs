@@ -1,0 +1,77 @@
+//! The CUDA backend: kernels of our own, kept as PTX, and cuBLASLt for the products.
+//!
+//! ```text
+//!   cu/*.cu  --kernels/regenerate-->  ptx/*.ptx  --ptx.rs-->  embedded text
+//!   shapes   --launch.rs-->           grid, block, shared memory  --device.rs-->  the driver
+//! ```
+//!
+//! Weights and activations are bfloat16, sums float32; the residual stream, norms' inputs, gradients of what is trained
+//! and logits are float32. One stream issues everything in order, nothing is added with atomics and every product's
+//! algorithm is chosen by its form alone, so a slot's gradient has the same bits on every device of a kind.
+//! Errors of what was issued surface where values are read.
+
+mod backend;
+mod blas;
+pub mod device;
+pub mod launch;
+mod memory;
+mod project;
+pub mod ptx;
+mod weight;
+
+use std::sync::Arc;
+
+pub use device::Facts;
+pub use memory::{CudaBuffer, CudaIndices};
+pub use weight::CudaWeight;
+
+use crate::error::KernelError;
+use blas::Blas;
+use device::Device;
+use memory::Pool;
+
+/// One GPU.
+#[derive(Debug, Clone)]
+pub struct Cuda {
+    device: Arc<Device>,
+    pool: Arc<Pool>,
+    blas: Arc<Blas>,
+}
+
+impl Cuda {
+    /// Opens the GPU of this number.
+    ///
+    /// # Errors
+    /// [`KernelError::Absent`] when there is none, or the driver's or cuBLASLt's library is missing;
+    /// [`KernelError::NoRoom`] when it has no room for a workspace.
+    pub fn open(ordinal: usize) -> Result<Self, KernelError> {
+        let device = Arc::new(Device::open(ordinal)?);
+        let pool = Arc::new(Pool::new(Arc::clone(&device)));
+        let blas = Arc::new(Blas::new(Arc::clone(&device), &pool)?);
+        Ok(Self { device, pool, blas })
+    }
+
+    /// How many GPUs this machine has: 0 where there is no driver.
+    ///
+    /// # Errors
+    /// When there is a driver that does not start.
+    pub fn count() -> Result<usize, KernelError> {
+        device::count()
+    }
+
+    /// What it is, and how much of its memory is free.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn facts(&self) -> Result<Facts, KernelError> {
+        self.device.facts()
+    }
+
+    /// Waits for everything that was issued.
+    ///
+    /// # Errors
+    /// When something of it failed.
+    pub fn synchronise(&self) -> Result<(), KernelError> {
+        self.device.synchronise()
+    }
+}
