@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod access;
+mod device;
 mod predict;
 mod steer;
 mod study;
@@ -9,8 +10,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use insula_proto::job::{Objective, Template};
+use insula_worker::device::DeviceChoice;
 
 pub use access::{AccessArgs, CoordinatorCommand, InitTlsArgs};
+pub use device::DeviceArgs;
 pub use predict::{PredictArgs, PredictorArgs, ServeArgs};
 pub use steer::{AuditArgs, PinArgs, PruneArgs, ResumeArgs, WorkersArgs};
 pub use study::{InstructercArgs, Matching, ReproduceCommand, StudyArgs, SweepArgs};
@@ -28,7 +31,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 could not be done, 2 bad usage, settings or input, 3 the job failed, \
-4 the job was cancelled, 5 no coordinator answers, 130 interrupted.";
+4 the job was cancelled, 5 no coordinator answers, \
+6 a device failed, 130 interrupted.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -133,6 +137,9 @@ pub struct RunArgs {
     /// Threads of each worker; all cores shared between them by default.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// What they compute on.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Leave report.json, report.md, predictions.jsonl and adapter/ in this folder.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -186,6 +193,9 @@ pub struct WorkerArgs {
     /// The worker's name (overrides the settings).
     #[arg(long)]
     pub name: Option<String>,
+    /// What to compute on: auto, cpu, cuda or cuda:N (overrides the settings).
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceChoice>,
     /// Threads to compute with (overrides the settings).
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

@@ -34,6 +34,9 @@ pub enum Failure {
         /// What happened.
         why: String,
     },
+    /// The device failed; a new process may use it again.
+    #[error("{0}")]
+    Device(String),
     /// The person interrupted.
     #[error("interrupted; {0}")]
     Interrupted(String),
@@ -48,6 +51,7 @@ impl Failure {
             Failure::JobFailed { .. } => 3,
             Failure::JobCancelled(_) => 4,
             Failure::Unreachable { .. } => 5,
+            Failure::Device(_) => 6,
             Failure::Interrupted(_) => 130,
         })
     }

@@ -5,9 +5,8 @@ use std::{fmt, str::FromStr};
 use insula_kernels::{Cpu, Cuda, KernelError, Precision};
 
 use crate::{
-    base::ModelConfig,
+    base::{ModelConfig, TensorSource},
     engine::{Compute, Engine, EngineError},
-    weights_source::TensorSource,
 };
 
 /// What a person asks for.

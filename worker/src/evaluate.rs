@@ -1,6 +1,5 @@
 //! Evaluating whole dialogues: prompts through the engine, answers read, tallies counted, predictions written down.
 
-use insula_kernels::Backend;
 use insula_proto::{
     corpus::{Dialogue, Label, LabelSet, Split},
     job::{Arm, EvaluateMode},
@@ -11,7 +10,7 @@ use serde::Serialize;
 use crate::{
     adapter::Adapter,
     answer,
-    engine::{Engine, EngineError, EvalMode, Scored},
+    engine::{Compute, EngineError, EvalMode, Scored},
     forest::count_tree_tokens,
     prompt::Example,
     tokenize::Tokenizer,
@@ -102,8 +101,8 @@ pub fn next_forest(examples: &[Vec<Example>], budget: usize) -> usize {
 /// # Errors
 /// When the engine fails.
 #[expect(clippy::too_many_arguments, reason = "the operands of one evaluation; a struct would only rename them")]
-pub fn forest<B: Backend>(
-    engine: &mut Engine<B>,
+pub fn forest(
+    engine: &mut dyn Compute,
     tokenizer: &Tokenizer,
     adapter: Option<&Adapter>,
     trie: &LabelTrie,

@@ -4,7 +4,7 @@
 //! [`tokenize`] makes it token ids; [`tokens`] is their form in the fleet's cache; [`encoder`] makes utterances vectors,
 //! [`embeddings`] is their form in that cache and [`retrieve`] finds demonstrations by them; [`plan`] says which samples
 //! form which update and slot; [`forest`] merges a slot's sequences into a tree; [`model`] runs forward and backward over
-//! it and [`engine`] is its front; [`weights`] say how much each sample counts, [`reduce`] adds slot gradients;
+//! it and [`engine`] is its front, on whatever [`device`] the worker has; [`weights`] say how much each sample counts, [`reduce`] adds slot gradients;
 //! [`sync`] makes one sum of several members' parts; [`optimizer`] steps the [`adapter`], or all [`parameters`] of the base; [`train`] and [`checkpoint`] are the run, [`ledger`] says who computed what of it;
 //! [`evaluate`], with [`trie`] and [`answer`], turns dialogues into tallies, [`external`] does with a model that is asked
 //! elsewhere, and [`predict`] labels dialogues that have no gold; [`peft`] is the adapter's form on disk, [`tuned`] that of a base whose weights were all trained. [`seed`] is the only
@@ -14,6 +14,7 @@ pub mod adapter;
 pub mod answer;
 pub mod base;
 pub mod checkpoint;
+pub mod device;
 pub mod embeddings;
 pub mod encoder;
 pub mod engine;

@@ -5,7 +5,6 @@
 //! ```
 //! A label's probability is its share among the labels: the softmax over the set of their summed log-probabilities.
 
-use insula_kernels::Backend;
 use insula_proto::{
     corpus::{Dialogue, Label, LabelSet, Utterance},
     ids::Digest,
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     adapter::Adapter,
-    engine::{Engine, EngineError, EvalMode},
+    engine::{Compute, EngineError, EvalMode},
     evaluate::likeliest,
     prompt::{Form, PromptError, Prompter},
     tokenize::Tokenizer,
@@ -194,8 +193,8 @@ pub enum PredictError {
 }
 
 /// A base with an adapter, ready to label dialogues.
-pub struct Predictor<B: Backend> {
-    engine: Engine<B>,
+pub struct Predictor {
+    engine: Box<dyn Compute>,
     tokenizer: Tokenizer,
     adapter: Option<Adapter>,
     labels: LabelSet,
@@ -204,13 +203,13 @@ pub struct Predictor<B: Backend> {
     trie: LabelTrie,
 }
 
-impl<B: Backend> Predictor<B> {
+impl Predictor {
     /// Puts the parts together; without an adapter, the bare base answers.
     ///
     /// # Errors
     /// When the label set can't be answered from with this tokenizer.
     pub fn new(
-        mut engine: Engine<B>,
+        mut engine: Box<dyn Compute>,
         tokenizer: Tokenizer,
         adapter: Option<Adapter>,
         labels: LabelSet,

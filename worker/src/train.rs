@@ -10,13 +10,12 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use insula_kernels::Backend;
 use insula_proto::job::Stage;
 
 use crate::{
     adapter::Adapter,
     checkpoint::{self, CheckpointError, Progress, State},
-    engine::{Engine, EngineError, Example, SlotGradient},
+    engine::{Compute, EngineError, Example, SlotGradient},
     forest::count_tree_tokens,
     optimizer::{AdamWConfig, AdamWState, clip_coefficient, gradient_norm, lr},
     parameters::Parameters,
@@ -53,11 +52,7 @@ impl Trained {
     }
 
     /// A slot's gradient; an engine whose weights are trained holds them already.
-    fn slot_gradient<B: Backend>(
-        &self,
-        engine: &mut Engine<B>,
-        examples: &[Example],
-    ) -> Result<SlotGradient, EngineError> {
+    fn slot_gradient(&self, engine: &mut dyn Compute, examples: &[Example]) -> Result<SlotGradient, EngineError> {
         match self {
             Self::Adapter(adapter) => engine.slot_gradient(adapter, examples),
             Self::All(_) => engine.full_gradient(examples),
@@ -242,7 +237,7 @@ impl Training {
     ///
     /// # Panics
     /// When the training is finished.
-    pub fn advance<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<Advanced, TrainError> {
+    pub fn advance(&mut self, engine: &mut dyn Compute) -> Result<Advanced, TrainError> {
         let update = self.plan_update();
         let (nodes, facts) = self.compute(engine, &update, 0..update.slots.len())?;
         let mut sum = TreeSum::default();
@@ -278,9 +273,9 @@ impl Training {
     ///
     /// # Errors
     /// When the engine fails.
-    pub fn compute<B: Backend>(
+    pub fn compute(
         &self,
-        engine: &mut Engine<B>,
+        engine: &mut dyn Compute,
         update: &Update,
         run: Range<usize>,
     ) -> Result<(Vec<Node>, Vec<SlotFacts>), EngineError> {

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 use insula_proto::job::Precision;
 
+use super::DeviceArgs;
+
 /// What labels dialogues.
 #[derive(Debug, Args)]
 pub struct PredictorArgs {
@@ -27,6 +29,9 @@ pub struct PredictorArgs {
     /// How the base's weights are held: f32, bf16, q8 or q4.
     #[arg(long, default_value = "f32", value_parser = precision)]
     pub precision: Precision,
+    /// What computes.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Compute threads; one per core by default.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     pub threads: usize,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{AccessArgs, StateArgs};
+use super::{AccessArgs, DeviceArgs, StateArgs};
 
 /// Who computes many jobs.
 #[derive(Debug, Args)]
@@ -22,6 +22,9 @@ pub struct StudyArgs {
     /// Threads of each; all cores shared between them by default.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// What they compute on.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Where local state is kept; the same command over the same state goes on where it was interrupted.
     #[command(flatten)]
     pub state: StateArgs,

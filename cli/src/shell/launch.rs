@@ -2,6 +2,8 @@
 
 use std::{process::Stdio, time::Duration};
 
+use insula_kernels::Cuda;
+use insula_worker::device::DeviceChoice;
 use tokio::{
     process::{Child, ChildStdin, Command},
     task::JoinSet,
@@ -29,6 +31,8 @@ pub struct Launch {
     pub job: Option<String>,
     /// How many.
     pub workers: u32,
+    /// What they compute on.
+    pub device: DeviceChoice,
     /// Threads of each; `None`: the cores shared between them.
     pub threads: Option<usize>,
     /// How much they say: the parent's own verbosity.
@@ -101,6 +105,19 @@ async fn end(mut child: Child, input: ChildStdin) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A worker's own device: of GPUs, the workers take one each, in turn.
+fn device_of(launch: &Launch, place: u32) -> Result<DeviceChoice, Failure> {
+    let gpus = || Cuda::count().map_err(|error| Failure::Operation(error.to_string()));
+    match launch.device {
+        DeviceChoice::Cpu => Ok(DeviceChoice::Cpu),
+        DeviceChoice::Cuda(first) => Ok(DeviceChoice::Cuda(first + place as usize % gpus()?.max(1))),
+        DeviceChoice::Auto => match gpus().unwrap_or(0) {
+            0 => Ok(DeviceChoice::Cpu),
+            gpus => Ok(DeviceChoice::Cuda(place as usize % gpus)),
+        },
+    }
+}
+
 /// The child, and its standard input apart: waiting for a child would close it.
 fn spawn(launch: &Launch, place: u32) -> Result<(Child, ChildStdin), Failure> {
     let program = std::env::current_exe().map_err(|e| Failure::operation("find this program's own file", e))?;
@@ -110,6 +127,7 @@ fn spawn(launch: &Launch, place: u32) -> Result<(Child, ChildStdin), Failure> {
     command.args(["worker", "--attached", "--coordinator", &launch.coordinator]);
     command.args(launch.job.iter().flat_map(|job| ["--job", job]));
     command.args(["--name", &format!("local-{place}"), "--threads", &threads.to_string()]);
+    command.args(["--device", &device_of(launch, place)?.to_string()]);
     command.args(std::iter::repeat_n("-v", launch.verbose.into()));
     // What is meant for another coordinator is nothing to this one.
     for name in ["INSULA_CA", "INSULA_TOKEN_FILE", "INSULA_TOKEN"] {

@@ -8,7 +8,6 @@ use std::{
 };
 
 use insula_coordinator::corpus::Layout;
-use insula_kernels::Cpu;
 use insula_proto::{
     corpus::{Dialogue, LabelSet},
     ids::Digest,
@@ -16,7 +15,8 @@ use insula_proto::{
 };
 use insula_worker::{
     base::Base,
-    engine::{Engine, precision_of},
+    device::Device,
+    engine::precision_of,
     peft,
     predict::{self, Card, PredictError, Predicted, Predictor},
     shell::predictor,
@@ -80,7 +80,7 @@ pub async fn serve(args: ServeArgs, verbose: u8) -> Result<(), Failure> {
 }
 
 /// Base, adapter, labels and window as typed, or as the adapter's insula.json has them.
-fn open(args: &PredictorArgs) -> Result<Predictor<Cpu>, Failure> {
+fn open(args: &PredictorArgs) -> Result<Predictor, Failure> {
     let input = |e: &dyn std::fmt::Display| Failure::Input(e.to_string());
     let card = args.adapter.as_deref().map(card).transpose()?.flatten();
     let labels = labels(args, card.as_ref())?;
@@ -91,9 +91,9 @@ fn open(args: &PredictorArgs) -> Result<Predictor<Cpu>, Failure> {
     let adapter = adapter.map_err(|e| input(&e))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if args.threads == 0 { cores } else { args.threads };
-    let backend = Cpu::new(threads).map_err(|e| Failure::Operation(e.to_string()))?;
     let precision = precision_of(args.precision);
-    let engine = Engine::load(backend, &base.config, &base, precision).map_err(|e| input(&e))?;
+    let device = Device::of(args.device.device, threads).map_err(|e| input(&e))?;
+    let engine = device.load(&base.config, &base, precision).map_err(|e| input(&e))?;
     if let Some(card) = card.as_ref().filter(|card| card.demonstrations > 0) {
         let k = card.demonstrations;
         eprintln!("warning: the adapter learnt on prompts with {k} demonstrations behind them; here there are none");

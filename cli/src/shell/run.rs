@@ -80,8 +80,14 @@ async fn serve(
     shown.note(&format!("{job}: {workers} worker(s), coordinator at {}", serving.url()));
     // A job that starts from another's adapter may have to wait for it, so its workers compute that one too.
     let alone = spec.as_ref().is_none_or(|spec| spec.starts_from().is_none());
-    let launch =
-        Launch { coordinator: serving.url(), job: alone.then(|| job.clone()), workers, threads: args.threads, verbose };
+    let launch = Launch {
+        coordinator: serving.url(),
+        job: alone.then(|| job.clone()),
+        workers,
+        device: args.device.device,
+        threads: args.threads,
+        verbose,
+    };
     let mut workers = Workers::start(&launch);
     let ended = tokio::select! {
         ended = follow(&client, &job, "", shown) => ended,

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use insula_worker::{
     base::fetch::default_cache_dir,
+    device::{DeviceChoice, UnknownDevice},
     shell::{WorkerConfig, WorkerError, work},
 };
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ struct WorkerSettings {
     token_file: PathBuf,
     /// The worker's name; empty: made of the process's number.
     name: String,
+    /// What to compute on: auto, cpu, cuda or cuda:N.
+    device: String,
     /// Threads to compute with; 0: all cores.
     threads: usize,
     /// Where the other workers of a training call this one, `IP:PORT`; empty: as the coordinator's address suggests.
@@ -50,6 +53,7 @@ impl Default for WorkerSettings {
             ca: PathBuf::new(),
             token_file: PathBuf::new(),
             name: String::new(),
+            device: DeviceChoice::Auto.to_string(),
             threads: 0,
             sync_listen: String::new(),
             sync_advertise: String::new(),
@@ -83,6 +87,10 @@ pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
         coordinator: args.coordinator.unwrap_or(settings.coordinator),
         access,
         name: if name.is_empty() { format!("worker-of-process-{}", std::process::id()) } else { name },
+        device: match args.device {
+            Some(device) => device,
+            None => settings.device.parse().map_err(|unknown: UnknownDevice| Failure::Input(unknown.to_string()))?,
+        },
         threads,
         cache: default_cache_dir(),
         only_job: args.job.as_deref().map(job_name).transpose()?,
@@ -97,10 +105,11 @@ pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
         }
     };
     work(config, stop).await.map_err(|error| match error {
-        WorkerError::Access(_) | WorkerError::Distrusted { .. } | WorkerError::Listen(_) => {
+        WorkerError::Access(_) | WorkerError::Distrusted { .. } | WorkerError::Listen(_) | WorkerError::NoDevice(_) => {
             Failure::Input(error.to_string())
         }
         WorkerError::Refused(_) => Failure::Operation(error.to_string()),
+        WorkerError::DeviceFailed(_) => Failure::Device(error.to_string()),
     })
 }
 

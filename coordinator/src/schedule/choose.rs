@@ -68,7 +68,7 @@ pub(super) fn choose(core: &Core, now_ms: u64, worker: WorkerId, only: Option<Jo
         }
     }
     if choice.reserved.is_none() {
-        choice.grant = seat_for(core, only, held).map(|task| (task, vec![worker]));
+        choice.grant = seat_for(core, worker, only, held).map(|task| (task, vec![worker]));
     }
     choice
 }
@@ -93,7 +93,8 @@ fn of_line(
         let needed = core.state.jobs[&task.0].spec.schedule.min_workers as usize;
         let mut takers = vec![worker];
         if needed > 1 {
-            takers.extend(core.pulse.idle(now_ms, task.0).filter(|idle| *idle != worker).take(needed - 1));
+            let others = core.pulse.idle(now_ms, task.0).filter(|idle| *idle != worker && alike(core, worker, *idle));
+            takers.extend(others.take(needed - 1));
         }
         match takers.len() >= needed && needed <= free_quota {
             true => return Some((task, takers)),
@@ -109,16 +110,28 @@ fn of_line(
     short.filter(|_| !kept).map(|task| (task, vec![worker]))
 }
 
-/// Workers that are alive and may compute for a job.
+/// Whether two workers compute on devices of one kind.
+fn alike(core: &Core, one: WorkerId, other: WorkerId) -> bool {
+    let device = |worker| core.state.workers.get(&worker).map(|worker: &Worker| &worker.device);
+    device(one) == device(other)
+}
+
+/// The most workers of one kind that are alive and may compute for a job; with an asker, those like it.
 pub(super) fn fleet(core: &Core, now_ms: u64, job: JobId, asker: Option<WorkerId>) -> usize {
     let here = |(id, worker): &(&WorkerId, &Worker)| {
         asker == Some(**id) || worker.lease.is_some() || core.pulse.is_here(**id, now_ms, job)
     };
-    core.state.workers.iter().filter(here).count()
+    let mut by_kind: BTreeMap<&str, usize> = BTreeMap::new();
+    for (id, worker) in core.state.workers.iter().filter(here) {
+        if asker.is_none_or(|asker| alike(core, asker, *id)) {
+            *by_kind.entry(&worker.device).or_default() += 1;
+        }
+    }
+    by_kind.into_values().max().unwrap_or(0)
 }
 
 /// A training that takes one more worker: of the greatest priority, the one with the fewest.
-fn seat_for(core: &Core, only: Option<JobId>, held: impl Fn(&str) -> u32) -> Option<TaskId> {
+fn seat_for(core: &Core, worker: WorkerId, only: Option<JobId>, held: impl Fn(&str) -> u32) -> Option<TaskId> {
     let Core { state, policy, .. } = core;
     let takes = |&(id, index): &TaskId| {
         let job = &state.jobs[&id];
@@ -126,7 +139,9 @@ fn seat_for(core: &Core, only: Option<JobId>, held: impl Fn(&str) -> u32) -> Opt
         let recalled = gang.holders.iter().any(|lease| state.leases[lease].recalled.is_some());
         let user = &job.spec.schedule.user;
         let full = gang.holders.len() >= job.spec.workers as usize || held(user) >= policy.quota_of(user);
-        let joinable = !recalled && !full && !job.pauses();
+        // A gang's members compute on devices of one kind: of one kind alone is every bit the same.
+        let like_them = gang.holders.iter().all(|lease| alike(core, worker, state.leases[lease].worker));
+        let joinable = !recalled && !full && like_them && !job.pauses();
         joinable.then_some((Reverse(job.spec.schedule.priority), gang.holders.len(), (id, index)))
     };
     of_job(&state.training, only).filter_map(|task| takes(&task)).min().map(|(.., task)| task)

@@ -244,6 +244,8 @@ pub enum FailureClass {
     BadData,
     /// Ours.
     Bug,
+    /// The device that computes refused: another may not.
+    Device,
     /// A model asked elsewhere refuses, fails in spite of the job's own retries, or costs too much.
     Endpoint,
 }
@@ -254,6 +256,8 @@ impl FailureClass {
         match self {
             // In a row without a checkpoint or an epoch between: 20 kills within one checkpoint's time.
             FailureClass::LostWorker => 20,
+            // The process that it happened to has ended; a second and a third device may be broken too.
+            FailureClass::Device => 3,
             FailureClass::OutOfMemory | FailureClass::Bug => 1,
             FailureClass::BadData | FailureClass::Endpoint => 0,
         }
@@ -267,6 +271,7 @@ impl FailureClass {
             FailureClass::BadData => "bad data",
             FailureClass::Bug => "bug",
             FailureClass::Endpoint => "endpoint",
+            FailureClass::Device => "device",
         }
     }
 }

@@ -123,8 +123,7 @@ impl Step {
 
 /// Quantises some rows of a panel.
 fn quantise(block: &[f32], bits: Bits, values: &mut [u8]) -> Scales {
-    let steps: [Step; PANEL] =
-        std::array::from_fn(|j| Step::of(block.iter().skip(j).step_by(PANEL).copied(), bits));
+    let steps: [Step; PANEL] = std::array::from_fn(|j| Step::of(block.iter().skip(j).step_by(PANEL).copied(), bits));
     for (row, bytes) in block.chunks_exact(PANEL).zip(values.chunks_exact_mut(bits.row())) {
         for (j, x) in row.iter().enumerate() {
             let count = steps[j].count(*x, bits);

@@ -212,7 +212,7 @@ impl Backend for Cuda {
             sight.start.address(),
             sight.end.address(),
         ];
-        let launch = launch::attention(seen.queries, shape.heads, shape.head_dim)?;
+        let launch = launch::attention(seen.queries, seen.keys, shape.heads, shape.head_dim)?;
         self.device.launch(&launch, &args(operands, seen.rest()))
     }
 
@@ -236,17 +236,18 @@ impl Backend for Cuda {
         let dout = dout.of(Bf16, q_len);
         let rest = [u32_of(shape.heads), u32_of(shape.head_dim)];
         let of_delta = args([out.of(Bf16, q_len), dout, delta.address()], rest);
-        self.device.launch(&launch::attention_delta(seen.queries, shape.heads)?, &of_delta)?;
+        self.device.launch(&launch::attention_delta(seen.queries, shape.heads, shape.head_dim)?, &of_delta)?;
 
         let (q, k, v) = (q.of(Bf16, q_len), k.of(Bf16, k_len), v.of(Bf16, k_len));
         let lse = lse.of(F32, seen.queries * shape.heads);
         let (query, start, end) = (sight.query.address(), sight.start.address(), sight.end.address());
         let read = [q, k, v, dout, lse, delta.address(), query, start, end];
         let of_queries = [&args(read, [])[..], &args([dq.of_mut(Bf16, q_len)], seen.rest())].concat();
-        self.device.launch(&launch::attention_dq(seen.queries, shape.heads, shape.head_dim)?, &of_queries)?;
+        self.device
+            .launch(&launch::attention_dq(seen.queries, seen.keys, shape.heads, shape.head_dim)?, &of_queries)?;
         let written = [dk.of_mut(Bf16, k_len), dv.of_mut(Bf16, k_len)];
         let of_keys = [&args(read, [])[..], &args(written, seen.rest())].concat();
-        self.device.launch(&launch::attention_dkv(seen.keys, shape.kv_heads, shape.head_dim)?, &of_keys)
+        self.device.launch(&launch::attention_dkv(seen.queries, seen.keys, shape.kv_heads, shape.head_dim)?, &of_keys)
     }
 
     fn swiglu(&self, gate: &CudaBuffer, up: &CudaBuffer, out: &mut CudaBuffer) -> Result<(), KernelError> {
@@ -304,12 +305,7 @@ impl Backend for Cuda {
     ) -> Result<(), KernelError> {
         let rows = loss.len();
         let Targets { offsets, ids, weights } = targets;
-        let addresses = [
-            offsets.address(),
-            ids.address(),
-            weights.of(F32, ids.len),
-            loss.of_mut(F32, rows),
-        ];
+        let addresses = [offsets.address(), ids.address(), weights.of(F32, ids.len), loss.of_mut(F32, rows)];
         let head = args([logits.of_mut(F32, rows * vocab)], [u32_of(vocab)]);
         self.device.launch(&launch::cross_entropy(rows)?, &[&head[..], &args(addresses, [])].concat())
     }
@@ -326,7 +322,8 @@ impl Backend for Cuda {
         let head = args([logits.of(F32, rows * vocab)], [u32_of(vocab)]);
         let rest = [offsets.address(), ids.address(), log_probs.address(), best.address(), margin.address()];
         self.device.launch(&launch::read_out(rows)?, &[&head[..], &args(rest, [])].concat())?;
-        let mut out = Readout { log_probs: self.download(&log_probs)?, best: vec![0; rows], margin: self.download(&margin)? };
+        let mut out =
+            Readout { log_probs: self.download(&log_probs)?, best: vec![0; rows], margin: self.download(&margin)? };
         self.device.read(best.address(), cast_slice_mut(&mut out.best))?;
         Ok(out)
     }

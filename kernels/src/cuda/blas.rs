@@ -245,9 +245,8 @@ impl Making {
         preference.set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &(c as u32))?;
         let [first, second, third] = self.layouts[..] else { unreachable!("three operands are described") };
         // SAFETY: all descriptions are alive.
-        let found = unsafe {
-            result::get_matmul_algo_heuristic(handle, self.desc, first, second, third, third, preference.0)
-        };
+        let found =
+            unsafe { result::get_matmul_algo_heuristic(handle, self.desc, first, second, third, third, preference.0) };
         let found = found.map_err(|error| {
             let [m, n, k] = form.shape;
             let reason = format!("no algorithm for a product of [{m}, {k}] and [{k}, {n}]: {error}");

@@ -16,8 +16,8 @@ use std::{
 
 use cudarc::{
     driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, result,
-    sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute},
+        CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, result,
+        sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute},
     },
     nvrtc::Ptx,
 };
@@ -29,7 +29,7 @@ use super::{
 use crate::error::KernelError;
 
 /// What a GPU is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// Its number among the process's devices.
     pub ordinal: usize,
@@ -334,4 +334,3 @@ pub(crate) fn has_library(present: unsafe fn() -> bool) -> bool {
     // SAFETY: loads a library, whose initialisers run as they would in any program that links it.
     unsafe { present() }
 }
-

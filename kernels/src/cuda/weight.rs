@@ -108,13 +108,7 @@ impl Cuda {
     }
 
     /// `out[t] = weight[ids[t]]`.
-    pub(super) fn rows_of(
-        &self,
-        weight: &CudaWeight,
-        ids: u64,
-        count: usize,
-        out: u64,
-    ) -> Result<(), KernelError> {
+    pub(super) fn rows_of(&self, weight: &CudaWeight, ids: u64, count: usize, out: u64) -> Result<(), KernelError> {
         let last = [Arg::Address(ids), Arg::Address(out), Arg::U32(weight.columns as u32)];
         let (launch, planes) = match &weight.stored {
             Stored::Bf16(block) => (launch::embed_bf16(count, weight.columns)?, vec![block]),

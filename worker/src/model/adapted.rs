@@ -92,7 +92,8 @@ impl<B: Backend> Linear<'_, B> {
         downs: &mut Downs<B>,
     ) -> Result<(), KernelError> {
         for target in targets {
-            let down = self.pair(target).map(|shape| self.model.backend.alloc_activation([rows, shape.r])).transpose()?;
+            let down =
+                self.pair(target).map(|shape| self.model.backend.alloc_activation([rows, shape.r])).transpose()?;
             downs[target as usize] = down;
         }
         let mut lent: Vec<Option<&mut B::Buffer>> = downs.iter_mut().map(Option::as_mut).collect();

@@ -108,7 +108,7 @@ fn answer_all(
         let last = first + evaluate::next_forest(&examples[first..], spec.train.slot_tokens as usize);
         let group: Vec<(&Dialogue, &[Example])> =
             dialogues[first..last].iter().copied().zip(examples[first..last].iter().map(Vec::as_slice)).collect();
-        let (engine, tokenizer) = (&mut loaded.engine, &loaded.tokenizer);
+        let (engine, tokenizer) = (loaded.engine.as_mut(), &loaded.tokenizer);
         let read = evaluate::forest(engine, tokenizer, adapter, &trie, setting, &group, &mut counts, &mut lines)?;
         let turns = (first..).zip(&group).flat_map(|(place, (_, of))| of.iter().map(move |e| (place, e.turn)));
         let shown = turns.map(|(dialogue, turn)| behind.first_label(dialogue as u32, turn as u32));

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use insula_kernels::KernelError;
 use insula_proto::v1::FailureClass;
 
-use crate::{engine::EngineError, train::TrainError};
+use crate::{engine::EngineError, model::LoadError, train::TrainError};
 
 /// A task's end without a result.
 #[derive(Debug)]
@@ -45,6 +46,17 @@ impl Unfinished {
         Self::Failed { class: FailureClass::Endpoint, message: error.to_string() }
     }
 
+    /// A failure of the device that computes.
+    fn device(error: &KernelError) -> Self {
+        let class = match error {
+            KernelError::NoRoom { .. } => FailureClass::OutOfMemory,
+            KernelError::Shape(_) => FailureClass::BadData,
+            KernelError::Threads { .. } => FailureClass::Bug,
+            _ => FailureClass::Device,
+        };
+        Self::Failed { class, message: error.to_string() }
+    }
+
     /// A failure that should not be possible.
     pub fn bug(error: impl std::fmt::Display) -> Self {
         Self::Failed { class: FailureClass::Bug, message: error.to_string() }
@@ -53,7 +65,11 @@ impl Unfinished {
 
 impl From<EngineError> for Unfinished {
     fn from(error: EngineError) -> Self {
-        Self::bug(error)
+        match &error {
+            EngineError::Kernel(kernel) | EngineError::Load(LoadError::Kernel(kernel)) => Self::device(kernel),
+            EngineError::Load(_) => Self::bad_data(error),
+            _ => Self::bug(error),
+        }
     }
 }
 

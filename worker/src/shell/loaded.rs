@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use insula_kernels::cpu::Cpu;
 use insula_proto::{
     ids::Digest,
     job::{self, JobSpec},
@@ -12,7 +11,8 @@ use insula_proto::{
 use super::{failure::Unfinished, link::Link, work::WorkerConfig};
 use crate::{
     base::{Base, ModelConfig, fetch},
-    engine::{Engine, precision_of},
+    device::Device,
+    engine::{Compute, precision_of},
     parameters::Parameters,
     tokenize::Tokenizer,
     tuned,
@@ -31,7 +31,7 @@ pub struct Loaded {
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// Weights and kernels.
-    pub engine: Engine<Cpu>,
+    pub engine: Box<dyn Compute>,
     path: PathBuf,
     held: Held,
 }
@@ -52,6 +52,7 @@ impl Loaded {
     pub fn for_lease(
         at_hand: Option<Box<Loaded>>,
         config: &WorkerConfig,
+        device: &Device,
         lease: &Lease,
         link: &Link,
     ) -> Result<Box<Loaded>, Unfinished> {
@@ -79,8 +80,7 @@ impl Loaded {
         let base = Base::open(&resolved.path).map_err(Unfinished::bad_data)?;
         let precision = precision_of(spec.base.precision);
         let tokenizer = base.tokenizer().map_err(Unfinished::bad_data)?;
-        let backend = Cpu::new(config.threads).map_err(Unfinished::bug)?;
-        let engine = Engine::load(backend, &base.config, &base, precision).map_err(Unfinished::bad_data)?;
+        let engine = device.load(&base.config, &base, precision)?;
         link.log(&format!("base {} ({digest}) in memory", resolved.source));
         let (source, precision) = (resolved.source, spec.base.precision);
         let (config, path) = (base.config.clone(), resolved.path);

@@ -7,7 +7,6 @@
 
 use std::{net::SocketAddr, thread, time::Duration};
 
-use insula_kernels::Backend;
 use insula_proto::{
     PREDICT_SCHEMA,
     corpus::{Dialogue, LabelSet},
@@ -102,11 +101,7 @@ pub fn may_listen(listen: SocketAddr, allow_remote: bool) -> Result<(), ServeErr
 ///
 /// # Errors
 /// See [`ServeError`].
-pub async fn serve<B>(predictor: Predictor<B>, listen: SocketAddr, allow_remote: bool) -> Result<Serving, ServeError>
-where
-    Predictor<B>: Send + 'static,
-    B: Backend,
-{
+pub async fn serve(predictor: Predictor, listen: SocketAddr, allow_remote: bool) -> Result<Serving, ServeError> {
     may_listen(listen, allow_remote)?;
     let listening = |source| ServeError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(listening)?;
@@ -147,11 +142,7 @@ struct Desk {
 
 impl Desk {
     /// Gives the predictor a thread of its own, which ends with the desk.
-    fn open<B>(mut predictor: Predictor<B>) -> std::io::Result<Self>
-    where
-        Predictor<B>: Send + 'static,
-        B: Backend,
-    {
+    fn open(mut predictor: Predictor) -> std::io::Result<Self> {
         let (queue, mut waiting) = mpsc::channel::<Waiting>(QUEUE);
         let labels = predictor.labels().clone();
         thread::Builder::new().name("engine".into()).spawn(move || {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use insula_kernels::Cpu;
 use insula_proto::{
     corpus::{CorpusManifest, Dialogue, Split},
     ids::Digest,
@@ -25,7 +24,7 @@ use super::{
 use crate::{
     adapter::{Adapter, AdapterConfig, Target},
     checkpoint::{Manifest, Origin, State},
-    engine::{Engine, Example},
+    engine::{Compute, Example},
     ledger::Line,
     peft,
     plan::{self, Sample},
@@ -66,8 +65,8 @@ struct LeaseDesk<'a> {
 }
 
 impl Desk for LeaseDesk<'_> {
-    fn engine(&mut self) -> &mut Engine<Cpu> {
-        &mut self.loaded.engine
+    fn engine(&mut self) -> &mut dyn Compute {
+        self.loaded.engine.as_mut()
     }
 
     fn tell(&mut self, training: &Training, advanced: &Advanced, shared: f64) {

@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use insula_kernels::Cpu;
 use insula_proto::ids::Digest;
 
 use super::{
@@ -23,7 +22,7 @@ use super::{
     sync::{Mesh, Seats, Standing, Unreachable, form},
 };
 use crate::{
-    engine::Engine,
+    engine::Compute,
     ledger::{self, Line, Slot},
     sync::{Announcement, Exchange, Gang, Part, Solo, SyncError, share_out},
     train::{Advanced, Training, Update},
@@ -38,7 +37,7 @@ const APART: Duration = Duration::from_secs(10);
 /// Where a training is computed, and where it is reported to.
 pub trait Desk {
     /// What computes.
-    fn engine(&mut self) -> &mut Engine<Cpu>;
+    fn engine(&mut self) -> &mut dyn Compute;
 
     /// An update was computed; `shared` is the part of its time that the exchange took, with the wait for slower members:
     /// a fraction.

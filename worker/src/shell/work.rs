@@ -2,15 +2,18 @@
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use insula_kernels::KernelError;
 use insula_proto::{
     VERSION,
     v1::{
-        Failed, HeartbeatRequest, Lease, LeaseRequest, RegisterRequest, Released, ReportRequest, WorkerMetrics,
-        fleet_client::FleetClient, lease, report_request::Report,
+        Failed, FailureClass, HeartbeatRequest, Lease, LeaseRequest, RegisterRequest, Released, ReportRequest,
+        WorkerMetrics, fleet_client::FleetClient, lease, report_request::Report,
     },
 };
 use tokio::{runtime::Handle, sync::watch};
 use tonic::{Code, Status};
+
+use crate::device::{Device, DeviceChoice};
 
 use super::{
     channel::{Access, AccessError, Channel, Trouble, host_of},
@@ -40,6 +43,8 @@ pub struct WorkerConfig {
     pub access: Access,
     /// The worker's name; one that registers again under it takes its leases back from the dead.
     pub name: String,
+    /// What to compute on.
+    pub device: DeviceChoice,
     /// Threads to compute with.
     pub threads: usize,
     /// Where fetched bases are kept.
@@ -70,6 +75,12 @@ pub enum WorkerError {
     /// Nobody could call this worker.
     #[error("the address for the other workers cannot be listened at: {0}")]
     Listen(std::io::Error),
+    /// There is nothing to compute on.
+    #[error(transparent)]
+    NoDevice(KernelError),
+    /// The device failed while it computed; a GPU's driver then takes no more work from this process.
+    #[error("the device failed, and a new process is needed to use it again: {0}")]
+    DeviceFailed(String),
     /// The coordinator will not have this worker.
     #[error("the coordinator refuses this worker: {0}")]
     Refused(String),
@@ -82,6 +93,7 @@ pub enum WorkerError {
 /// trust it. A coordinator that is away is waited for.
 pub async fn work(config: WorkerConfig, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), WorkerError> {
     let channel = config.access.line(&config.coordinator)?;
+    let device = Device::of(config.device, config.threads).map_err(WorkerError::NoDevice)?;
     let coordinator_host = host_of(&config.coordinator);
     let (stopping, stopped) = watch::channel(false);
     tokio::spawn(async move {
@@ -91,19 +103,23 @@ pub async fn work(config: WorkerConfig, stop: impl Future<Output = ()> + Send + 
     let (listen, advertise) = (config.sync_listen, config.sync_advertise.clone());
     let listener = Listener::open(&ListenerConfig { coordinator_host, listen, advertise }).await;
     let listener = Arc::new(listener.map_err(WorkerError::Listen)?);
-    let mut worker = Worker { config, channel, stopped, listener, kept: Kept::default() };
+    let mut worker = Worker { config, device, channel, stopped, listener, kept: Kept::default(), failed: None };
     worker.run().await
 }
 
 /// The worker's state between leases.
 struct Worker {
     config: WorkerConfig,
+    /// What computes.
+    device: Device,
     channel: Channel,
     stopped: watch::Receiver<bool>,
     /// Where the members of a gang call.
     listener: Arc<Listener>,
     /// What the last lease needed, kept because the next one mostly wants it too.
     kept: Kept,
+    /// How the device failed.
+    failed: Option<String>,
 }
 
 /// What a worker keeps in memory between leases.
@@ -127,6 +143,9 @@ impl Worker {
                 Ok(registration) => self.serve(registration).await,
                 Err(status) if is_refusal(&status) => return Err(WorkerError::Refused(status.message().to_owned())),
                 Err(status) => self.trusts(&status).await?,
+            }
+            if let Some(message) = self.failed.take() {
+                return Err(WorkerError::DeviceFailed(message));
             }
             self.pause().await;
         }
@@ -164,7 +183,7 @@ impl Worker {
         let mut request = tonic::Request::new(RegisterRequest {
             name: self.config.name.clone(),
             version: VERSION.to_owned(),
-            device: "cpu".to_owned(),
+            device: self.device.kind(),
             threads: u32::try_from(self.config.threads).unwrap_or(u32::MAX),
             sync_address: self.listener.advertised().to_owned(),
         });
@@ -188,6 +207,9 @@ impl Worker {
                 Ok(Some(lease)) => {
                     heard = heard.max(lease.lease_id);
                     self.perform(registration, lease).await;
+                    if self.failed.is_some() {
+                        return;
+                    }
                 }
                 Ok(None) => {}
                 Err(status) if is_forgotten(&status) => return,
@@ -226,10 +248,10 @@ impl Worker {
             seating,
             listener: Arc::clone(&self.listener),
         };
-        let (mut kept, config) = (std::mem::take(&mut self.kept), self.config.clone());
+        let (mut kept, config, device) = (std::mem::take(&mut self.kept), self.config.clone(), self.device.clone());
         let lease_id = lease.lease_id;
         let computing = tokio::task::spawn_blocking(move || {
-            let result = compute(&mut kept, &config, &lease, &link);
+            let result = compute(&mut kept, &config, &device, &lease, &link);
             (kept, result)
         });
         let unfinished = match computing.await {
@@ -244,6 +266,9 @@ impl Worker {
             _ => Duration::ZERO,
         };
         if let Some(unfinished) = unfinished {
+            if let Unfinished::Failed { class: FailureClass::Device, message } = &unfinished {
+                self.failed = Some(message.clone());
+            }
             self.give_back(registration, lease_id, unfinished).await;
         }
         beating.abort();
@@ -290,8 +315,14 @@ fn is_forgotten(status: &Status) -> bool {
 }
 
 /// The computing thread: what the task needs in memory, then the task.
-fn compute(kept: &mut Kept, config: &WorkerConfig, lease: &Lease, link: &Link) -> Result<(), Unfinished> {
-    let base = |kept: &mut Kept| Loaded::for_lease(kept.base.take(), config, lease, link);
+fn compute(
+    kept: &mut Kept,
+    config: &WorkerConfig,
+    device: &Device,
+    lease: &Lease,
+    link: &Link,
+) -> Result<(), Unfinished> {
+    let base = |kept: &mut Kept| Loaded::for_lease(kept.base.take(), config, device, lease, link);
     match &lease.task {
         Some(lease::Task::Embed(task)) => embedding::embed(&mut kept.encoder, config, lease, task, link),
         Some(lease::Task::Train(task)) => {

@@ -60,9 +60,10 @@ impl Fleet {
         make_state_directory(state)?;
         let log = logging::start(verbose, Some((state, "insula.log")));
         let client = Client::over(Serving::start(CoordinatorConfig::new(state.clone(), ANY_PORT)).await?).await?;
-        let (coordinator, workers) = (client.address.clone(), args.workers);
+        let (coordinator, workers, device) = (client.address.clone(), args.workers, args.device.device);
         shown.note(&format!("{workers} worker(s), coordinator at {coordinator}"));
-        let workers = Workers::start(&Launch { coordinator, job: None, workers, threads: args.threads, verbose });
+        let workers =
+            Workers::start(&Launch { coordinator, job: None, workers, device, threads: args.threads, verbose });
         Ok(Self { client, workers: Some(workers), shown, warned: RefCell::default(), _log: log })
     }
 

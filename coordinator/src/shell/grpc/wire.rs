@@ -339,6 +339,7 @@ fn failure_class(class: v1::FailureClass) -> FailureClass {
         v1::FailureClass::OutOfMemory => FailureClass::OutOfMemory,
         v1::FailureClass::BadData => FailureClass::BadData,
         v1::FailureClass::Endpoint => FailureClass::Endpoint,
+        v1::FailureClass::Device => FailureClass::Device,
         v1::FailureClass::Bug | v1::FailureClass::Unspecified => FailureClass::Bug,
     }
 }
