@@ -11,7 +11,8 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #define DEVICE static __device__ __forceinline__
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// The entry of a kernel: the most threads of a block, and perhaps how many blocks a multiprocessor shall have at once.
+#define KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 
 // bfloat16: the upper half of a float32.
 struct bf16 {

@@ -17,7 +17,8 @@ pub struct Module {
 
 /// The hash of the headers, which every source goes on from.
 const HEADERS: u64 = {
-    let hash = fnv1a(FNV_OFFSET, include_bytes!("../../cu/dev.cuh"));
+    let hash = fnv1a(FNV_OFFSET, include_bytes!("../../cu/attention.cuh"));
+    let hash = fnv1a(hash, include_bytes!("../../cu/dev.cuh"));
     fnv1a(hash, include_bytes!("../../cu/quantised.cuh"))
 };
 
@@ -39,6 +40,38 @@ macro_rules! module {
 /// All modules, by name.
 pub const MODULES: &[Module] = &[
     module!("adamw", &["adamw"]),
+    module!(
+        "attention",
+        &[
+            "attention_16",
+            "attention_32",
+            "attention_64",
+            "attention_80",
+            "attention_96",
+            "attention_128",
+            "attention_256"
+        ]
+    ),
+    module!(
+        "attention_back",
+        &[
+            "attention_delta",
+            "attention_dq_16",
+            "attention_dq_32",
+            "attention_dq_64",
+            "attention_dq_80",
+            "attention_dq_96",
+            "attention_dq_128",
+            "attention_dq_256",
+            "attention_dkv_16",
+            "attention_dkv_32",
+            "attention_dkv_64",
+            "attention_dkv_80",
+            "attention_dkv_96",
+            "attention_dkv_128",
+            "attention_dkv_256"
+        ]
+    ),
     module!("cast", &["merge", "to_bf16", "to_f32"]),
     module!("cross_entropy", &["cross_entropy", "read_out"]),
     module!("dequantise", &["dequantise_q4", "dequantise_q8"]),
