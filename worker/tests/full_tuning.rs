@@ -14,7 +14,7 @@ use insula_kernels::{Cpu, Precision};
 use insula_proto::job::{JobSpec, Objective, Parameters as What};
 use insula_worker::base::{Base, TensorSource};
 use insula_worker::checkpoint::State;
-use insula_worker::engine::{Engine, EvalMode, Example};
+use insula_worker::engine::{Compute, Engine, EvalMode, Example};
 use insula_worker::parameters::{Parameters, Segment};
 use insula_worker::plan::Sample;
 use insula_worker::train::Training;

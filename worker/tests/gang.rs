@@ -21,7 +21,7 @@ use insula_proto::{
 };
 use insula_worker::{
     adapter::{Adapter, AdapterConfig, Target},
-    engine::{Engine, Example},
+    engine::{Compute, Engine, Example},
     ledger::{self, Line},
     parameters::Parameters,
     plan::Sample,
@@ -111,7 +111,7 @@ impl TestDesk {
 }
 
 impl Desk for TestDesk {
-    fn engine(&mut self) -> &mut Engine<Cpu> {
+    fn engine(&mut self) -> &mut dyn Compute {
         self.computed += 1;
         (self.before)(self.computed);
         &mut self.engine

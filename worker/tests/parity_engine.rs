@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use insula_kernels::{Cpu, Precision};
 use insula_worker::adapter::{Adapter, AdapterConfig, Target};
 use insula_worker::base::{self, Base};
-use insula_worker::engine::{Engine, EvalMode, Example, Scored, SlotGradient};
+use insula_worker::engine::{Compute, Engine, EvalMode, Example, Scored, SlotGradient};
 use insula_worker::optimizer::{AdamWConfig, AdamWState, clip_grad_norm};
 use insula_worker::trie::LabelTrie;
 use safetensors::SafeTensors;

@@ -6,7 +6,7 @@ mod tiny;
 
 use insula_kernels::Cpu;
 use insula_worker::adapter::{Adapter, AdapterConfig, Target};
-use insula_worker::engine::{Engine, Example, SlotGradient};
+use insula_worker::engine::{Compute, Engine, Example, SlotGradient};
 use tiny::{engine, example, examples, farthest};
 
 /// Every pair, B's off zero.

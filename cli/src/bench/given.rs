@@ -5,10 +5,9 @@
 //! target's text gets the end-of-sequence token behind it; ids are taken as they are. The optimizer is torch's AdamW with
 //! its defaults, without decay and with a constant learning rate; gradients are clipped to a norm of 1.
 
-use insula_kernels::Backend;
 use insula_worker::{
     adapter::Adapter,
-    engine::{Engine, EngineError, Example},
+    engine::{Compute, EngineError, Example},
     optimizer::{AdamWConfig, AdamWState, clip_coefficient, gradient_norm},
     plan,
     reduce::TreeSum,
@@ -105,9 +104,9 @@ impl GivenTraining {
     ///
     /// # Errors
     /// When the engine fails.
-    pub fn advance<B: Backend>(
+    pub fn advance(
         &mut self,
-        engine: &mut Engine<B>,
+        engine: &mut dyn Compute,
         update: &[Example],
     ) -> Result<(f64, u64), EngineError> {
         let sequences: Vec<&[u32]> = update.iter().map(|example| example.ids.as_slice()).collect();

@@ -20,7 +20,7 @@ use insula_proto::{
 use insula_worker::{
     adapter::{Adapter, AdapterConfig, Target},
     base::{Base, fetch::ResolvedBase},
-    engine::{Engine, Example, precision_of},
+    engine::{Compute, Engine, Example, precision_of},
     evaluate::{self, Counts},
     peft,
     plan::{self, Turns},
