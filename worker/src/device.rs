@@ -101,6 +101,15 @@ impl Device {
         }
     }
 
+    /// The GPU, if it is one.
+    #[must_use]
+    pub fn gpu(&self) -> Option<&Cuda> {
+        match self {
+            Self::Cpu { .. } => None,
+            Self::Cuda { gpu, .. } => Some(gpu),
+        }
+    }
+
     /// Loads a base onto it.
     ///
     /// # Errors

@@ -104,11 +104,7 @@ impl GivenTraining {
     ///
     /// # Errors
     /// When the engine fails.
-    pub fn advance(
-        &mut self,
-        engine: &mut dyn Compute,
-        update: &[Example],
-    ) -> Result<(f64, u64), EngineError> {
+    pub fn advance(&mut self, engine: &mut dyn Compute, update: &[Example]) -> Result<(f64, u64), EngineError> {
         let sequences: Vec<&[u32]> = update.iter().map(|example| example.ids.as_slice()).collect();
         let mut sum = TreeSum::default();
         let (mut loss_sum, mut supervised, mut tree_tokens) = (0.0, 0, 0);

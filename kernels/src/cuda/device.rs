@@ -170,6 +170,11 @@ impl Device {
         })
     }
 
+    pub(crate) fn uuid(&self) -> Result<[u8; 16], KernelError> {
+        let uuid = self.context.uuid().map_err(|error| self.refused("uuid", error))?;
+        Ok(uuid.bytes.map(i8::cast_unsigned))
+    }
+
     /// The stream, for libraries that issue to it.
     pub(crate) fn stream(&self) -> &Arc<CudaStream> {
         &self.stream

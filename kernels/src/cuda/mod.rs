@@ -15,6 +15,7 @@ mod blas;
 pub mod device;
 pub mod launch;
 mod memory;
+pub mod nccl;
 mod project;
 pub mod ptx;
 mod weight;
@@ -65,6 +66,14 @@ impl Cuda {
     /// When the device refuses.
     pub fn facts(&self) -> Result<Facts, KernelError> {
         self.device.facts()
+    }
+
+    /// The GPU's own number, the same in every process and on no other GPU.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn uuid(&self) -> Result<[u8; 16], KernelError> {
+        self.device.uuid()
     }
 
     /// Waits for everything that was issued.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use insula_kernels::Cuda;
 use insula_proto::{
     ids::Digest,
     job::{self, JobSpec},
@@ -32,6 +33,8 @@ pub struct Loaded {
     pub tokenizer: Tokenizer,
     /// Weights and kernels.
     pub engine: Box<dyn Compute>,
+    /// The GPU it computes on, if it is one.
+    pub gpu: Option<Cuda>,
     path: PathBuf,
     held: Held,
 }
@@ -84,7 +87,8 @@ impl Loaded {
         link.log(&format!("base {} ({digest}) in memory", resolved.source));
         let (source, precision) = (resolved.source, spec.base.precision);
         let (config, path) = (base.config.clone(), resolved.path);
-        Ok(Box::new(Loaded { source, digest, precision, config, tokenizer, engine, path, held: Held::Base }))
+        let gpu = device.gpu().cloned();
+        Ok(Box::new(Loaded { source, digest, precision, config, tokenizer, engine, gpu, path, held: Held::Base }))
     }
 
     /// The base's weights as they are in its files, to be trained; from here on the engine's are the training's.

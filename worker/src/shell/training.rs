@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use insula_kernels::Cuda;
 use insula_proto::{
     corpus::{CorpusManifest, Dialogue, Split},
     ids::Digest,
@@ -67,6 +68,10 @@ struct LeaseDesk<'a> {
 impl Desk for LeaseDesk<'_> {
     fn engine(&mut self) -> &mut dyn Compute {
         self.loaded.engine.as_mut()
+    }
+
+    fn gpu(&self) -> Option<&Cuda> {
+        self.loaded.gpu.as_ref()
     }
 
     fn tell(&mut self, training: &Training, advanced: &Advanced, shared: f64) {

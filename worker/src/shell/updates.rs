@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use insula_kernels::Cuda;
 use insula_proto::ids::Digest;
 
 use super::{
@@ -38,6 +39,11 @@ const APART: Duration = Duration::from_secs(10);
 pub trait Desk {
     /// What computes.
     fn engine(&mut self) -> &mut dyn Compute;
+
+    /// The GPU it computes on, if it is one.
+    fn gpu(&self) -> Option<&Cuda> {
+        None
+    }
 
     /// An update was computed; `shared` is the part of its time that the exchange took, with the wait for slower members:
     /// a fraction.
@@ -89,7 +95,7 @@ pub fn run<D: Desk>(course: Course<'_, D>) -> Result<(), Unfinished> {
     // There may be a checkpoint at an epoch's end whose adapter was never reported: it is said again, which costs little.
     let settled = if course.training.finished_epoch().is_some() { update - 1 } else { update };
     let standing = Standing { settled, checkpointed: update, lines: Vec::new() };
-    let mut member = Member { course, standing, unreachable: Unreachable::default() };
+    let mut member = Member { course, standing, unreachable: Unreachable::default(), gpus_failed: false };
     member.course.seats.seating.sit();
     let mut least = 1;
     loop {
@@ -151,6 +157,8 @@ struct Member<'a, D> {
     course: Course<'a, D>,
     standing: Standing,
     unreachable: Unreachable,
+    /// Whether an exchange between the GPUs has failed: from then on the network does.
+    gpus_failed: bool,
 }
 
 impl<D: Desk> Member<'_, D> {
@@ -195,6 +203,10 @@ impl<D: Desk> Member<'_, D> {
             SyncError::Gone { newer, .. } => {
                 self.course.desk.log(&error.to_string());
                 return Ok(newer);
+            }
+            SyncError::Gpu { .. } => {
+                self.course.desk.log(&format!("{error}: from here on, what is long goes over the network too"));
+                self.gpus_failed = true;
             }
             SyncError::Broken { .. }
             | SyncError::Frame { .. }
@@ -244,10 +256,12 @@ impl<D: Desk> Member<'_, D> {
         let Course { training, desk, seats, origin, .. } = &mut self.course;
         let mut mesh = form(gang, seats, &mut self.unreachable)?;
         let was_behind = mesh.level(training, &mut self.standing, origin)?;
+        let by_gpus = mesh.join_gpus(desk.gpu().filter(|_| !self.gpus_failed))?;
         let (rank, world, update) = (gang.rank, gang.world(), training.progress().update);
         let got = if was_behind { ", whose state came from another member" } else { "" };
         let generation = gang.generation;
-        desk.log(&format!("generation {generation}: rank {rank} of {world}, after update {update}{got}"));
+        let by = if by_gpus { ", by NCCL" } else { "" };
+        desk.log(&format!("generation {generation}: rank {rank} of {world}{by}, after update {update}{got}"));
         Ok(Others::Some(Box::new(mesh)))
     }
 

@@ -26,7 +26,7 @@ pub const HELLO_BYTES: usize = 56 + TAG_BYTES;
 pub const WELCOME_BYTES: usize = 24 + TAG_BYTES;
 const HEADER_BYTES: usize = 28;
 /// The protocol and its version; another one is refused.
-const MAGIC: [u8; 8] = *b"insulag1";
+const MAGIC: [u8; 8] = *b"insulag2";
 
 /// What a frame is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,10 @@ pub enum Kind {
     Finished = 6,
     /// Everything was reported: nothing is left to do.
     Done = 7,
+    /// The GPU a member could join with.
+    Gpu = 8,
+    /// What the members' GPUs find each other by.
+    GpuGroup = 9,
 }
 
 /// Why bytes are not the frame that was to come.

@@ -7,7 +7,7 @@
 //!
 //! The sum is finished in the slots' order ([`crate::reduce`]) and losses are added in it, so the gradient and the loss
 //! are the same bits for any number of members. [`Solo`] is the gang of one; [`crate::shell::sync::Mesh`] exchanges
-//! over TCP. Both stand behind [`Exchange`], as a transport between GPUs will.
+//! over TCP, or where every member has a GPU of its own by NCCL, behind [`Exchange`].
 
 pub mod frame;
 mod gang;
@@ -17,6 +17,8 @@ pub use gang::{Gang, GangError, Seat};
 pub use share::share_out;
 
 use std::{fmt, ops::Range};
+
+use insula_kernels::KernelError;
 
 use crate::reduce::{Node, TreeSum};
 
@@ -174,6 +176,12 @@ pub enum SyncError {
         doing: &'static str,
         /// How long was waited.
         seconds: u64,
+    },
+    /// The GPUs could not be joined, or their exchange failed with nobody lost.
+    #[error("between the GPUs: {problem}")]
+    Gpu {
+        /// What the device or NCCL says.
+        problem: KernelError,
     },
     /// The lease is gone.
     #[error("the lease is no longer this worker's")]

@@ -19,9 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use insula_kernels::cuda::nccl::Communicator;
+
 use super::{
     Seats,
+    form::gone,
+    gpus,
     peer::{Connection, Direction, cut},
+    socket::has_ended,
 };
 use crate::{
     reduce::{Node, TreeSum, subtrees},
@@ -34,9 +39,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// for what nobody thought of. Guessed.
 const DEADLINE: Duration = Duration::from_secs(4 * 3600);
 /// Bytes of a member's announcement.
-const HERE_BYTES: usize = 36;
+pub(super) const HERE_BYTES: usize = 36;
 /// Bytes of a slot's facts.
-const FACTS_BYTES: usize = 16;
+pub(super) const FACTS_BYTES: usize = 16;
 
 /// The members' connections; dropped with the gang.
 #[derive(Debug)]
@@ -45,11 +50,13 @@ pub struct Mesh {
     seats: Seats,
     /// By rank; none with oneself.
     pub(super) connections: Vec<Option<Connection>>,
+    /// What is long goes by these, where all members have one.
+    pub(super) gpus: Option<Communicator>,
 }
 
 impl Mesh {
     pub(super) fn new(gang: Gang, seats: Seats, connections: Vec<Option<Connection>>) -> Self {
-        Self { gang, seats, connections }
+        Self { gang, seats, connections, gpus: None }
     }
 
     /// Rank 0 says that everything is reported; the others wait until it has.
@@ -72,25 +79,61 @@ impl Mesh {
     pub(super) fn guarded<T>(
         &mut self,
         doing: &'static str,
-        look: impl Fn(&Seats, &Gang) -> Result<(), SyncError> + Send,
+        look: impl Fn(&Seats, &Gang) -> Result<(), SyncError> + Sync,
         work: impl FnOnce(&Gang, &mut [Option<Connection>]) -> Result<T, SyncError>,
     ) -> Result<T, SyncError> {
-        let Self { gang, seats, connections } = self;
+        let Self { gang, seats, connections, .. } = self;
         let streams = streams(connections);
-        let (end, ended) = mpsc::channel::<()>();
-        thread::scope(|scope| {
-            let (gang, seats) = (&*gang, &*seats);
-            let watching = scope.spawn(move || watch(doing, &ended, &streams, || look(seats, gang)));
-            let result = work(gang, connections);
-            drop(end);
-            let verdict = watching.join().expect("nothing in the watch panics");
-            match (result, verdict) {
-                (Ok(done), _) => Ok(done),
-                (Err(_), Some(verdict)) => Err(verdict),
-                (Err(error), None) => Err(error),
-            }
-        })
+        watched(
+            doing,
+            || look(seats, gang),
+            || streams.iter().for_each(|stream| cut(stream)),
+            || work(gang, connections),
+        )
     }
+
+    /// As [`Mesh::guarded`], for work of the GPUs, which notice nobody's end themselves.
+    pub(super) fn guarded_gpus<T>(
+        &mut self,
+        doing: &'static str,
+        look: impl Fn(&Seats, &Gang) -> Result<(), SyncError> + Sync,
+        work: impl FnOnce(&Gang, &mut [Option<Connection>], &Communicator) -> Result<T, SyncError>,
+    ) -> Result<T, SyncError> {
+        let Self { gang, seats, connections, gpus } = self;
+        let gpus = gpus.as_ref().expect("asked for only where the GPUs are joined");
+        let by_rank: Vec<_> = connections.iter().map(|held| held.as_ref().map(Connection::stream)).collect();
+        let together = || {
+            look(seats, gang)?;
+            let ended = |held: &Option<Arc<TcpStream>>| held.as_ref().is_some_and(|stream| has_ended(stream));
+            by_rank.iter().position(ended).map_or(Ok(()), |rank| Err(gone(gang, rank)))
+        };
+        let end = || {
+            gpus.abort();
+            by_rank.iter().flatten().for_each(|stream| cut(stream));
+        };
+        watched(doing, together, end, || work(gang, connections, gpus))
+    }
+}
+
+/// Does work while another thread looks whether to go on; where not, that one ends it, and its verdict is why.
+fn watched<T>(
+    doing: &'static str,
+    look: impl Fn() -> Result<(), SyncError> + Send,
+    end: impl Fn() + Send,
+    work: impl FnOnce() -> Result<T, SyncError>,
+) -> Result<T, SyncError> {
+    let (over, is_over) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let watching = scope.spawn(move || watch(doing, &is_over, look, end));
+        let result = work();
+        drop(over);
+        let verdict = watching.join().expect("nothing in the watch panics");
+        match (result, verdict) {
+            (Ok(done), _) => Ok(done),
+            (Err(_), Some(verdict)) => Err(verdict),
+            (Err(error), None) => Err(error),
+        }
+    })
 }
 
 fn streams(connections: &[Option<Connection>]) -> Vec<Arc<TcpStream>> {
@@ -101,19 +144,19 @@ fn streams(connections: &[Option<Connection>]) -> Vec<Arc<TcpStream>> {
 #[expect(clippy::disallowed_methods, reason = "the shell asks the clock how long it has waited")]
 fn watch(
     doing: &'static str,
-    ended: &mpsc::Receiver<()>,
-    streams: &[Arc<TcpStream>],
+    is_over: &mpsc::Receiver<()>,
     look: impl Fn() -> Result<(), SyncError>,
+    end: impl Fn(),
 ) -> Option<SyncError> {
     let began = Instant::now();
     loop {
-        if !matches!(ended.recv_timeout(LOOK), Err(mpsc::RecvTimeoutError::Timeout)) {
+        if !matches!(is_over.recv_timeout(LOOK), Err(mpsc::RecvTimeoutError::Timeout)) {
             return None;
         }
         let late = began.elapsed() > DEADLINE;
         let verdict = if late { Err(SyncError::Deadline { doing, seconds: DEADLINE.as_secs() }) } else { look() };
         if let Err(verdict) = verdict {
-            streams.iter().for_each(|stream| cut(stream));
+            end();
             return Some(verdict);
         }
     }
@@ -129,7 +172,13 @@ impl Exchange for Mesh {
     }
 
     fn exchange(&mut self, part: Part) -> Result<Whole, SyncError> {
-        self.guarded("an update's exchange", Seats::still_together, |gang, connections| {
+        let doing = "an update's exchange";
+        if self.gpus.is_some() {
+            return self.guarded_gpus(doing, Seats::still_together, |gang, connections, gpus| {
+                gpus::together(gang, connections, gpus, &part)
+            });
+        }
+        self.guarded(doing, Seats::still_together, |gang, connections| {
             together(gang.rank, gang.world(), connections, &part)
         })
     }
@@ -200,9 +249,7 @@ fn send(
     let update = part.update;
     outgoing.send(Kind::Here, update, &encode_here(&part.announced, &part.runs[rank], part.len))?;
     let Ok(()) = is_here.recv() else { return Ok(()) };
-    let fact = |slot: &SlotFacts| [slot.loss_sum.to_bits().to_le_bytes(), slot.tree_tokens.to_le_bytes()].concat();
-    let facts: Vec<u8> = part.facts.iter().flat_map(fact).collect();
-    outgoing.send_bytes(Kind::Part, update, &facts)?;
+    outgoing.send_bytes(Kind::Part, update, &encode_facts(&part.facts))?;
     for node in &part.nodes {
         outgoing.send_floats(Kind::Part, update, &node.values[theirs.clone()])?;
     }
@@ -282,7 +329,7 @@ fn gather(
     Ok(Whole { gradient, facts, announced })
 }
 
-fn encode_here(announced: &Announcement, run: &Range<usize>, len: usize) -> Vec<u8> {
+pub(super) fn encode_here(announced: &Announcement, run: &Range<usize>, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HERE_BYTES);
     bytes.extend(announced.generation.to_le_bytes());
     bytes.extend(u32::from(announced.leaving).to_le_bytes());
@@ -292,7 +339,7 @@ fn encode_here(announced: &Announcement, run: &Range<usize>, len: usize) -> Vec<
 }
 
 /// What a member announces, once it says that it computed the run it was to.
-fn decode_here(peer: Peer, bytes: &[u8], run: &Range<usize>, len: usize) -> Result<Announcement, SyncError> {
+pub(super) fn decode_here(peer: Peer, bytes: &[u8], run: &Range<usize>, len: usize) -> Result<Announcement, SyncError> {
     let disagrees =
         |what, got: String, expected: String| SyncError::Disagrees { peer: peer.clone(), what, got, expected };
     let Ok(bytes) = <&[u8; HERE_BYTES]>::try_from(bytes) else {
@@ -310,7 +357,12 @@ fn decode_here(peer: Peer, bytes: &[u8], run: &Range<usize>, len: usize) -> Resu
     Ok(Announcement { generation: small(0), leaving: small(4) != 0, checkpointed: small(8) })
 }
 
-fn decode_fact(bytes: &[u8; FACTS_BYTES]) -> SlotFacts {
+pub(super) fn encode_facts(facts: &[SlotFacts]) -> Vec<u8> {
+    let fact = |slot: &SlotFacts| [slot.loss_sum.to_bits().to_le_bytes(), slot.tree_tokens.to_le_bytes()].concat();
+    facts.iter().flat_map(fact).collect()
+}
+
+pub(super) fn decode_fact(bytes: &[u8; FACTS_BYTES]) -> SlotFacts {
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     SlotFacts { loss_sum: f64::from_bits(number(0)), tree_tokens: number(8) }
 }

@@ -10,6 +10,7 @@
 //! called too slow: computing slots may take minutes.
 
 mod form;
+mod gpus;
 mod level;
 mod listener;
 mod mesh;
