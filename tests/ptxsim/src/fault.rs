@@ -102,7 +102,7 @@ pub enum FaultKind {
         /// What the faulting instruction did: "write" or "read".
         what: &'static str,
         /// The earlier access.
-        other: Access,
+        other: Box<Access>,
     },
     /// Not all threads of the block came to the same barrier.
     BarrierDivergence(String),

@@ -92,7 +92,7 @@ pub(super) fn mma(warp: &mut Warp, mask: u32, to: &[Row; 4], a: &[Row; 4], b: &[
     Warp::check_full(mask)?;
     let w32 = &mut warp.registers.w32;
     let (mut left, mut right, mut sums) = ([[0.0_f32; 16]; 16], [[0.0_f32; 8]; 16], [[0.0_f32; 8]; 16]);
-    for lane in 0..32 {
+    for lane in lanes(mask) {
         let (row, column) = quarter(lane);
         // Quarters of A in the order (0,0), (8,0), (0,8), (8,8).
         for (at, &register) in a.iter().enumerate() {
@@ -118,7 +118,7 @@ pub(super) fn mma(warp: &mut Warp, mask: u32, to: &[Row; 4], a: &[Row; 4], b: &[
             }
         }
     }
-    for lane in 0..32 {
+    for lane in lanes(mask) {
         let (row, column) = quarter(lane);
         for (at, &register) in to.iter().enumerate() {
             w32[register as usize][lane] = sums[row + at / 2 * 8][column + at % 2].to_bits();

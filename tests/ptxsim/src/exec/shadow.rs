@@ -108,7 +108,7 @@ impl Finding {
     pub(super) fn kind(self, space: MemorySpace, clock: &Clock, sites: &[Site]) -> FaultKind {
         let access = |what, who, pc: u32| {
             let site = &sites[pc as usize];
-            Access { what, who, line: site.line, text: site.text.clone() }
+            Box::new(Access { what, who, line: site.line, text: site.text.clone() })
         };
         match self {
             Finding::Race { address, what, other, stamp, pc } => {
