@@ -4,173 +4,27 @@
 #![expect(clippy::unwrap_used, reason = "a test whose fixture fails stops there")]
 
 mod common;
+#[path = "common/golden.rs"]
+mod golden;
 
-use std::path::{Path, PathBuf};
-
+use golden::{Tiny, assert_close, example, relative, tiny_models, update};
 use insula_kernels::{Cpu, Precision};
 use insula_worker::adapter::{Adapter, AdapterConfig, Target};
-use insula_worker::base::{self, Base};
-use insula_worker::engine::{Compute, Engine, EvalMode, Example, Scored, SlotGradient};
-use insula_worker::optimizer::{AdamWConfig, AdamWState, clip_grad_norm};
+use insula_worker::base::Base;
+use insula_worker::device::Device;
+use insula_worker::engine::{Compute, Engine, EvalMode, Scored};
+use insula_worker::optimizer::AdamWState;
 use insula_worker::trie::LabelTrie;
-use safetensors::SafeTensors;
-use serde_json::Value;
 
+const CPU: Device = Device::Cpu { threads: 2 };
 /// Relative, on logits and gradients (Frobenius), from the goldens' README.
 const CLOSE: f64 = 1e-4;
 /// Relative, on parameters after six updates, from the goldens' README.
 const CLOSE_FINAL: f64 = 1e-3;
 
-/// Why the engine does not run this configuration, if so.
-fn unsupported(config: &Value) -> Option<String> {
-    let model_type = config["model_type"].as_str().unwrap_or("none");
-    if model_type != "llama" {
-        return Some(format!("model_type {model_type}"));
-    }
-    let rope = [
-        &config["rope_parameters"]["rope_type"],
-        &config["rope_scaling"]["rope_type"],
-        &config["rope_scaling"]["type"],
-    ];
-    if let Some(kind) = rope.iter().filter_map(|v| v.as_str()).find(|kind| *kind != "default") {
-        return Some(format!("rope scaling {kind}"));
-    }
-    if config["hidden_act"].as_str().is_some_and(|act| act != "silu") {
-        return Some(format!("activation {}", config["hidden_act"]));
-    }
-    ["attention_bias", "mlp_bias"].iter().find(|key| config[**key] == true).map(|key| (*key).to_owned())
-}
-
-/// The tiny models the engine runs; says which it skips and why.
-fn tiny_models() -> Vec<PathBuf> {
-    let Some(folder) = common::parity().map(|folder| folder.join("tiny")).filter(|folder| folder.is_dir()) else {
-        println!("skipped: no folder tiny/ of goldens");
-        return vec![];
-    };
-    let mut all = common::folders(&folder);
-    all.retain(|path| path.join("golden.json").exists());
-    all.retain(|path| match unsupported(&common::json(&path.join("config.json"))) {
-        None => true,
-        Some(why) => {
-            println!("skipped {}: {why}", path.display());
-            false
-        }
-    });
-    assert!(!all.is_empty(), "no supported model in {}", folder.display());
-    all
-}
-
-/// Named float32 tensors of a safetensors file.
-struct Tensors(Vec<u8>);
-
-impl Tensors {
-    fn open(path: &Path) -> Self {
-        Self(common::read(path))
-    }
-
-    fn get(&self, name: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
-        tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-    }
-}
-
-fn adapter(folder: &Path, model: &base::ModelConfig) -> Adapter {
-    let config = common::json(&folder.join("adapter_config.json"));
-    let modules = config["target_modules"].as_array().unwrap();
-    let targets = modules.iter().map(|m| Target::of_module(m.as_str().unwrap()).unwrap()).collect();
-    let (r, alpha) = (config["r"].as_u64().unwrap() as usize, config["lora_alpha"].as_f64().unwrap());
-    let mut adapter = Adapter::zeros(AdapterConfig { r, alpha, targets }, model);
-    let file = Tensors::open(&folder.join("adapter_model.safetensors"));
-    for segment in &adapter.layout.segments {
-        let values = file.get(&format!("base_model.model.{}", segment.name()));
-        adapter.params[segment.range()].copy_from_slice(&values);
-    }
-    adapter
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
-}
-
-fn example(value: &Value, prompt: &str, target: &str) -> Example {
-    let prompt = ids(&value[prompt]);
-    Example { prompt_tokens: prompt.len(), ids: [prompt, ids(&value[target])].concat(), weight: 1.0 }
-}
-
-/// Frobenius norm of the difference over that of the reference.
-fn distance(ours: &[f32], reference: &[f32]) -> f64 {
-    assert_eq!(ours.len(), reference.len());
-    let square = |x: f64| x * x;
-    let difference: f64 = ours.iter().zip(reference).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
-    let norm: f64 = reference.iter().map(|b| square(f64::from(*b))).sum();
-    (difference / norm).sqrt()
-}
-
-fn assert_close(what: &str, ours: &[f32], reference: &[f32], tolerance: f64) {
-    let distance = distance(ours, reference);
-    assert!(distance <= tolerance, "{what}: relative distance {distance:.2e}, at most {tolerance:.0e} expected");
-}
-
-fn relative(ours: f64, reference: f64) -> f64 {
-    ((ours - reference) / reference).abs()
-}
-
-/// A golden of one tiny model, and the engine to compare.
-struct Tiny {
-    name: String,
-    golden: Value,
-    tensors: Tensors,
-    engine: Engine<Cpu>,
-    adapter: Adapter,
-    examples: Vec<Example>,
-}
-
-impl Tiny {
-    fn open(folder: &Path) -> Self {
-        let base = Base::open(folder).unwrap();
-        let golden = common::json(&folder.join("golden.json"));
-        let examples = golden["sequences"].as_array().unwrap().iter().map(|s| example(s, "prompt", "target")).collect();
-        Self {
-            name: folder.file_name().unwrap().to_string_lossy().into_owned(),
-            tensors: Tensors::open(&folder.join("golden.safetensors")),
-            engine: Engine::load(Cpu::new(2).unwrap(), &base.config, &base, Precision::F32).unwrap(),
-            adapter: adapter(&folder.join("adapter_init"), &base.config),
-            examples,
-            golden,
-        }
-    }
-
-    fn each() -> impl Iterator<Item = Self> {
-        tiny_models().into_iter().map(|folder| Self::open(&folder))
-    }
-
-    fn slot(&mut self) -> SlotGradient {
-        self.engine.slot_gradient(&self.adapter, &self.examples).unwrap()
-    }
-}
-
-/// One update as the goldens make it: token mean, clipping, AdamW. Returns the mean loss and the norm before clipping.
-fn update(slot: SlotGradient, optimizer: &Value, state: &mut AdamWState, adapter: &mut Adapter) -> (f64, f64) {
-    let number = |key: &str| optimizer[key].as_f64().unwrap();
-    let beta = |i: usize| optimizer["betas"][i].as_f64().unwrap() as f32;
-    let config = AdamWConfig {
-        beta1: beta(0),
-        beta2: beta(1),
-        eps: number("eps") as f32,
-        weight_decay: number("weight_decay") as f32,
-    };
-    let tokens = slot.supervised_tokens;
-    let mut gradient = slot.gradient;
-    gradient.iter_mut().for_each(|g| *g /= tokens as f32);
-    let norm = clip_grad_norm(&mut gradient, number("clip_norm"));
-    state.update(&config, number("lr") as f32, &gradient, 1.0, &mut adapter.params);
-    (slot.loss_sum / tokens as f64, norm)
-}
-
 #[test]
 fn parity_logits_of_whole_sequences() {
-    for mut tiny in Tiny::each() {
+    for mut tiny in Tiny::each(&CPU) {
         let sequences: Vec<Vec<u32>> = tiny.examples.iter().map(|example| example.ids.clone()).collect();
         let forest = tiny.engine.logits(Some(&tiny.adapter), &sequences).unwrap();
         for (i, (sequence, merged)) in sequences.iter().zip(&forest).enumerate() {
@@ -185,7 +39,7 @@ fn parity_logits_of_whole_sequences() {
 
 #[test]
 fn parity_gradients_of_the_first_update() {
-    for mut tiny in Tiny::each() {
+    for mut tiny in Tiny::each(&CPU) {
         let slot = tiny.slot();
         let mean: Vec<f32> = slot.gradient.iter().map(|g| g / slot.supervised_tokens as f32).collect();
         for segment in &tiny.adapter.layout.segments {
@@ -198,7 +52,7 @@ fn parity_gradients_of_the_first_update() {
 
 #[test]
 fn parity_six_updates() {
-    for mut tiny in Tiny::each() {
+    for mut tiny in Tiny::each(&CPU) {
         let mut state = AdamWState::new(tiny.adapter.params.len());
         let losses = tiny.golden["losses"].as_array().unwrap().clone();
         for (i, golden) in losses.iter().enumerate() {
@@ -221,7 +75,7 @@ fn parity_six_updates() {
 
 #[test]
 fn parity_a_forest_is_the_sum_of_its_sequences() {
-    for mut tiny in Tiny::each() {
+    for mut tiny in Tiny::each(&CPU) {
         let merged = tiny.slot();
         let mut sum = vec![0.0f32; merged.gradient.len()];
         let (mut loss, mut tokens) = (0.0, 0);
@@ -240,7 +94,7 @@ fn parity_a_forest_is_the_sum_of_its_sequences() {
 /// Each target alone ends the backward pass of the lowest layer elsewhere; all must agree with the seven together.
 #[test]
 fn parity_each_target_alone_has_the_gradient_it_has_among_all() {
-    for mut tiny in Tiny::each() {
+    for mut tiny in Tiny::each(&CPU) {
         let model = tiny.engine.config().clone();
         let all = AdapterConfig { targets: Target::ALL.into(), ..tiny.adapter.config.clone() };
         // B must not be zero, but so small that a pair's presence hardly moves the others' gradients.
@@ -273,7 +127,7 @@ fn faint(mut adapter: Adapter) -> Adapter {
 /// A central difference along the gradient itself: its slope is the gradient's norm.
 #[test]
 fn parity_the_gradient_of_all_targets_is_the_slope_of_the_loss() {
-    for mut tiny in Tiny::each() {
+    for mut tiny in Tiny::each(&CPU) {
         let model = tiny.engine.config().clone();
         let config = AdapterConfig { targets: Target::ALL.into(), ..tiny.adapter.config.clone() };
         let mut center = Adapter::init(config, &model, 3);
@@ -296,7 +150,7 @@ fn parity_the_gradient_of_all_targets_is_the_slope_of_the_loss() {
 #[test]
 fn parity_results_do_not_depend_on_threads_or_order() {
     for folder in tiny_models() {
-        let mut tiny = Tiny::open(&folder);
+        let mut tiny = Tiny::open(&folder, &CPU);
         let base = Base::open(&folder).unwrap();
         let two = tiny.slot();
         let mut serial = Engine::load(Cpu::new(1).unwrap(), &base.config, &base, Precision::F32).unwrap();
@@ -308,7 +162,7 @@ fn parity_results_do_not_depend_on_threads_or_order() {
 
 #[test]
 fn parity_computing_activations_again_gives_the_same_bits() {
-    for mut tiny in Tiny::each() {
+    for mut tiny in Tiny::each(&CPU) {
         let kept = tiny.slot();
         tiny.engine.set_recompute(true);
         assert_eq!(tiny.slot(), kept, "{}", tiny.name);
@@ -317,7 +171,7 @@ fn parity_computing_activations_again_gives_the_same_bits() {
 
 #[test]
 fn parity_a_merged_adapter_answers_as_one_beside_the_weights() {
-    for mut tiny in Tiny::each() {
+    for mut tiny in Tiny::each(&CPU) {
         let prompts: Vec<Vec<u32>> = tiny.examples.iter().map(|e| e.ids[..e.prompt_tokens].to_vec()).collect();
         let trie = LabelTrie::new(&[vec![5, 6], vec![5], vec![7, 8, 9]], 2).unwrap();
         let mut answers = |merge| {
@@ -337,7 +191,7 @@ fn parity_a_merged_adapter_answers_as_one_beside_the_weights() {
 /// Greedy continuations with K/V kept equal those found by running every whole sequence again.
 #[test]
 fn parity_decoding_on_equals_running_again() {
-    for mut tiny in Tiny::each() {
+    for mut tiny in Tiny::each(&CPU) {
         let prompts: Vec<Vec<u32>> =
             tiny.examples.iter().chain(&tiny.examples[..1]).map(|e| e.ids[..e.prompt_tokens].to_vec()).collect();
         let vocab = tiny.engine.config().vocab;

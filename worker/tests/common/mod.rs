@@ -62,3 +62,19 @@ pub fn folders(path: &Path) -> Vec<PathBuf> {
     folders.sort();
     folders
 }
+
+/// Runs `test`, of this name, in a process of its own whose driver, cuBLASLt and NCCL are the stand-ins.
+#[expect(clippy::disallowed_methods, reason = "a test tells its second process by the environment")]
+pub fn on_fakecuda(name: &str, settings: &[(&str, &str)], test: impl FnOnce()) {
+    const INSIDE: &str = "INSULA_TEST_ON_FAKECUDA";
+    if std::env::var_os(INSIDE).is_some() {
+        return test();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let libraries = insula_fakecuda::install(&folder.path().join("cuda")).unwrap();
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture", "--test-threads", "1"]);
+    command.env(INSIDE, "1").env("LD_LIBRARY_PATH", libraries).envs(settings.iter().copied());
+    let status = command.status().unwrap();
+    assert!(status.success(), "{name} on fakecuda: {status}");
+}
