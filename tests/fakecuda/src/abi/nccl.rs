@@ -18,8 +18,8 @@ use crate::table::Table;
 
 static COMMS: Table<Comm> = Table::new();
 
-/// NCCL 2.26.
-const VERSION: c_int = 22_600;
+/// NCCL 2.30, whose interface cudarc is made for.
+const VERSION: c_int = 23_000;
 /// `NCCL_CONFIG_INITIALIZER` writes this into a configuration.
 const CONFIG_MAGIC: u32 = 0xcafe_beef;
 
