@@ -59,7 +59,7 @@ pub(super) fn choose(core: &Core, now_ms: u64, worker: WorkerId, only: Option<Jo
             continue;
         }
         let backfills = choice.reserved.is_some();
-        if backfills && core.pulse.reserved_for(now_ms) >= BACKFILL_MS {
+        if is_kept(core, now_ms, choice.reserved) {
             break;
         }
         choice.grant = of_line(core, now_ms, (worker, only), line, free_quota, backfills, &mut choice.reserved);
@@ -105,8 +105,13 @@ fn of_line(
             false => next = trainings.next(),
         }
     }
-    let kept = reserved.is_some() && core.pulse.reserved_for(now_ms) >= BACKFILL_MS;
+    let kept = is_kept(core, now_ms, *reserved);
     short.filter(|_| !kept).map(|task| (task, vec![worker]))
+}
+
+/// Whether workers are kept for the reserved training, even from short tasks.
+fn is_kept(core: &Core, now_ms: u64, reserved: Option<TaskId>) -> bool {
+    reserved.is_some_and(|task| core.pulse.reserved_for(task, now_ms) >= BACKFILL_MS)
 }
 
 /// Workers that are alive and may compute for a job.

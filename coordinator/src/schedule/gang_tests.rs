@@ -170,6 +170,42 @@ fn short_tasks_go_before_a_gang_that_waits_but_not_for_ever() {
 }
 
 #[test]
+fn a_gang_has_waited_as_long_when_a_greater_priority_went_before_it() {
+    let mut desk = Desk::new();
+    let fleet = workers(&mut desk, &["a", "b"]);
+    desk.submit("busy", training(1, 1, 1));
+    assert!(ask(&mut desk, fleet[0], 0).is_some());
+    desk.submit("big", training(1, 2, 2));
+    assert_eq!(ask(&mut desk, fleet[1], 0), None);
+    desk.now_ms += BACKFILL_MS;
+    let mut urgent = spec(&[Arm::ZeroShot], 1);
+    urgent.schedule.priority = 1;
+    let urgent = desk.submit("urgent", urgent);
+    desk.submit("short", spec(&[Arm::ZeroShot], 1));
+    let mut heard = 0;
+    for _ in 0..2 {
+        let (lease, job, _) = ask(&mut desk, fleet[1], heard).unwrap();
+        assert_eq!(job, urgent);
+        desk.report(fleet[1], lease, Report::Evaluated(evaluated(1))).unwrap();
+        heard = lease.0;
+    }
+    assert_eq!(ask(&mut desk, fleet[1], heard), None, "the worker is kept for the gang");
+}
+
+#[test]
+fn a_gang_that_a_quota_has_too_little_room_for_is_told_so() {
+    let mut desk = Desk::new();
+    desk.core.policy = Policy { quota: 2, ..Policy::new(LEASE_MS) };
+    let fleet = workers(&mut desk, &["a", "b"]);
+    desk.submit("busy", training(1, 1, 1));
+    assert!(ask(&mut desk, fleet[0], 0).is_some());
+    let big = desk.submit("big", training(1, 2, 2));
+    assert_eq!(ask(&mut desk, fleet[1], 0), None);
+    let said = "'train' is ready: whoever names no user holds 1 of 2 workers allowed, and it needs 2.";
+    assert_eq!(first_sentence(&desk, big), said);
+}
+
+#[test]
 fn a_worker_lent_to_a_gang_is_called_back_for_a_task_that_waits() {
     let mut desk = Desk::new();
     let fleet = workers(&mut desk, &["a", "b"]);
