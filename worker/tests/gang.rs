@@ -536,6 +536,21 @@ fn a_training_pauses_after_an_epoch_with_a_checkpoint() {
     assert!(matches!(told[told.len() - 2..], [Told::Epoch(0, 2), Told::Checkpoint(0, 4, _)]), "{told:?}");
 }
 
+/// Somebody moved the pause after one lease was granted and before the other was.
+#[test]
+fn a_lead_that_does_not_pause_goes_on_without_a_member_that_does() {
+    let reference = reference(What::Lora);
+    let fleet = Fleet::new(2, What::Lora);
+    let (lead, pausing) = (fleet.start(0, nothing), fleet.start_pausing(1, 2, nothing));
+    fleet.publish(1, &[0, 1], None);
+    let left = pausing.join().unwrap();
+    assert_eq!((left.released(), left.update), ("paused after epoch 2", 4));
+    fleet.publish(2, &[0], None);
+    let outcome = lead.join().unwrap();
+    assert!(outcome.result.is_ok(), "{:?}", outcome.result);
+    outcome.assert_whole(&reference);
+}
+
 /// A process that is stopped keeps its connections: the coordinator alone notices.
 #[test]
 fn a_member_that_hangs_is_gone_on_without() {
