@@ -6,8 +6,8 @@
 //!     a training that needs more                                     --> reserved: behind it only short tasks, and none
 //!                                                                        any more once it has waited for BACKFILL_MS
 //!     nothing                                                        --> a seat in a training that takes more workers
-//! time passes --> a task for which nobody is free calls back workers that were lent to gangs beyond what these need,
-//!                 and the trainings of smaller priority
+//! time passes --> a task for which nobody is free calls back workers that were lent beyond what these need to gangs of no
+//!                 greater priority, and the trainings of smaller
 //! ```
 
 use std::{cmp::Reverse, collections::BTreeMap};
