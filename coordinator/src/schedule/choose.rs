@@ -68,7 +68,7 @@ pub(super) fn choose(core: &Core, now_ms: u64, worker: WorkerId, only: Option<Jo
         }
     }
     if choice.reserved.is_none() {
-        choice.grant = seat_for(core, only, held).map(|task| (task, vec![worker]));
+        choice.grant = seat_for(core, worker, only, held).map(|task| (task, vec![worker]));
     }
     choice
 }
@@ -123,7 +123,7 @@ pub(super) fn fleet(core: &Core, now_ms: u64, job: JobId, asker: Option<WorkerId
 }
 
 /// A training that takes one more worker: of the greatest priority, the one with the fewest.
-fn seat_for(core: &Core, only: Option<JobId>, held: impl Fn(&str) -> u32) -> Option<TaskId> {
+fn seat_for(core: &Core, worker: WorkerId, only: Option<JobId>, held: impl Fn(&str) -> u32) -> Option<TaskId> {
     let Core { state, policy, .. } = core;
     let takes = |&(id, index): &TaskId| {
         let job = &state.jobs[&id];
@@ -131,7 +131,8 @@ fn seat_for(core: &Core, only: Option<JobId>, held: impl Fn(&str) -> u32) -> Opt
         let recalled = gang.holders.iter().any(|lease| state.leases[lease].recalled.is_some());
         let user = &job.spec.schedule.user;
         let full = gang.holders.len() >= job.spec.workers as usize || held(user) >= policy.quota_of(user);
-        let joinable = !recalled && !full && !job.pauses();
+        let unfit = job.task(index).unfit.contains(&worker);
+        let joinable = !recalled && !full && !unfit && !job.pauses();
         joinable.then_some((Reverse(job.spec.schedule.priority), gang.holders.len(), (id, index)))
     };
     of_job(&state.training, only).filter_map(|task| takes(&task)).min().map(|(.., task)| task)

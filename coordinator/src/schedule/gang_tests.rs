@@ -8,7 +8,7 @@ use insula_proto::{
 use super::{
     Answer, Policy, Refusal, Request, Seating,
     choose::BACKFILL_MS,
-    event::{Artifact, Checkpoint, LedgerSegment, PhaseName, Report},
+    event::{Artifact, Checkpoint, FailureClass, LedgerSegment, PhaseName, Report},
     explain::explain,
     fixture::*,
     keep::kept,
@@ -109,6 +109,23 @@ fn a_lost_member_ends_the_generation_and_the_others_go_on() {
     let task = &desk.job(job).tasks[0];
     assert!(task.failures.is_empty(), "a member's loss fails nothing");
     desk.report(fleet[1], leases[1], epoch(1)).unwrap();
+}
+
+#[test]
+fn one_that_cannot_take_its_seat_is_gone_on_without_and_not_asked_again() {
+    let mut desk = Desk::new();
+    let fleet = workers(&mut desk, &["a", "b", "c"]);
+    let job = desk.submit("x", training(1, 1, 2));
+    let (lead, ..) = ask(&mut desk, fleet[0], 0).unwrap();
+    seat(&mut desk, fleet[0], lead);
+    let (other, ..) = ask(&mut desk, fleet[1], 0).expect("there is a seat");
+    desk.report(fleet[1], other, failed(FailureClass::BadData)).unwrap();
+    assert_eq!(desk.task_state(job, 0), "leased");
+    assert!(desk.job(job).tasks[0].failures.is_empty(), "a base that one worker lacks fails nothing");
+    assert_eq!(ask(&mut desk, fleet[1], other.0), None);
+    assert!(ask(&mut desk, fleet[2], 0).is_some(), "another may have the seat");
+    desk.report(fleet[0], lead, failed(FailureClass::BadData)).unwrap();
+    assert_eq!(desk.job(job).phase.name(), PhaseName::Failed, "what whoever computes says is of the training");
 }
 
 #[test]

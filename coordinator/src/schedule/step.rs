@@ -166,6 +166,7 @@ impl Fold<'_> {
             }
             _ => {
                 leased.accepted = Accepted::default();
+                leased.unfit.clear();
                 Gang::of(lease)
             }
         };
@@ -218,10 +219,11 @@ impl Fold<'_> {
     }
 
     fn reported(&mut self, lease: LeaseId, base: Option<&Digest>, report: &Report) {
-        let Lease { job, task, .. } = self.state.leases[&lease];
+        let Lease { job, task, worker: from, .. } = self.state.leases[&lease];
         let worker = self.holder_of(lease);
         let others = match report {
             Report::Released { .. } => self.drop_lease(lease).1,
+            Report::Failed { .. } if self.goes_on_without(lease) => self.drop_lease(lease).1,
             report if report.closes() => {
                 self.dismiss(job, task);
                 false
@@ -245,6 +247,11 @@ impl Fold<'_> {
             Report::Embedded(embedded) => {
                 self.task_done(job, task, TaskState::Embedded(Arc::new(embedded.clone())));
             }
+            Report::Failed { class, message } if others => {
+                self.job(job).tasks[task.0 as usize].unfit.insert(from);
+                let (what, why) = (self.job(job).what(task), class.as_str());
+                self.note(job, format!("{what}: {why}: worker {worker}: {message}; the others go on"));
+            }
             Report::Failed { class, message } => {
                 self.fail_task(job, task, *class, &format!("worker {worker}: {message}"))
             }
@@ -256,6 +263,17 @@ impl Fold<'_> {
                 }
             }
         }
+    }
+
+    /// Whether others train without this holder, and are enough: it has not got the base into memory, or whatever else it
+    /// needs before it has a seat, which says nothing of what those compute who have one.
+    fn goes_on_without(&self, lease: LeaseId) -> bool {
+        let Lease { job, task, .. } = self.state.leases[&lease];
+        let job = &self.state.jobs[&job];
+        let task = job.task(task);
+        let TaskState::Leased(gang) = &task.state else { return false };
+        let seated = gang.seats.contains(&lease);
+        !seated && !gang.seats.is_empty() && gang.holders.len() > job.min_workers(task.kind)
     }
 
     fn task_done(&mut self, job: JobId, task: TaskIndex, result: TaskState) {
