@@ -39,7 +39,7 @@ pub(super) struct Choice {
 }
 
 /// How many workers each user holds.
-fn held(state: &State) -> BTreeMap<&str, u32> {
+pub(super) fn held(state: &State) -> BTreeMap<&str, u32> {
     let mut held = BTreeMap::new();
     for lease in state.leases.values() {
         *held.entry(state.jobs[&lease.job].spec.schedule.user.as_str()).or_default() += 1;
