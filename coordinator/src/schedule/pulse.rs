@@ -87,8 +87,8 @@ impl Pulse {
         if let (Request::Lease { worker, only_job, waits_ms, .. }, Outcome::Leased { lease, reserved }) =
             (request, outcome)
         {
-            // A worker for one job alone does not see what is kept for others, and who was given what comes before it was
-            // not looked so far: were the wait counted anew then, a gang would starve behind what goes first.
+            // A worker for one job alone does not see what is kept for others, and for one that was given something nobody
+            // looked so far. Were the wait counted anew then, a gang would starve behind whatever goes before it.
             let looked = lease.is_none() && only_job.is_none();
             let waits = |&(task, _): &(TaskId, u64)| match reserved {
                 Some(reserved) => task == *reserved,
