@@ -69,6 +69,8 @@ pub fn digest(samples: &[Sample]) -> Digest {
 pub struct Summary {
     /// Updates.
     pub updates: u32,
+    /// Updates of the whole training.
+    pub all: u32,
     /// Slots of all updates.
     pub slots: u64,
     /// Samples of all updates; a sample counts once in each pass.
@@ -205,7 +207,7 @@ pub fn verify<'a>(
     let batch = stage.train.batch as usize;
     let per_pass = u32::try_from(samples.len().div_ceil(batch)).expect("a split has fewer than 2^32 samples").max(1);
     let updates = if stage.train.updates == 0 { per_pass * stage.train.epochs } else { stage.train.updates };
-    let (mut summary, mut leases) = (Summary::default(), std::collections::BTreeSet::new());
+    let (mut summary, mut leases) = (Summary { all: updates, ..Summary::default() }, std::collections::BTreeSet::new());
     let mut planned: (u32, Vec<Vec<Sample>>) = (0, Vec::new());
     for (place, text) in lines.into_iter().enumerate() {
         let number = place + 1;
@@ -320,8 +322,10 @@ mod tests {
         let good = ledger(&samples, &stage, 2);
         let summary = verified(&good, &samples, &stage).unwrap();
         assert_eq!((summary.updates, summary.passes, summary.samples, summary.slots), (6, 2, 24, 14));
+        assert_eq!(summary.all, 6);
         assert_eq!((summary.leases, summary.workers["w0"]), (2, 10));
-        assert_eq!(verified(&good[..2], &samples, &stage).unwrap().passes, 0);
+        let part = verified(&good[..2], &samples, &stage).unwrap();
+        assert_eq!((part.updates, part.all, part.passes), (2, 6, 0));
         let refused = |change: &dyn Fn(&mut Vec<Line>)| {
             let mut lines = good.clone();
             change(&mut lines);

@@ -8,7 +8,7 @@ use insula_proto::{
     ids::Digest,
     job::{JobSpec, Stage},
     shard,
-    v1::{Artifact, GetArtifactRequest, GetCorpusRequest, GetJobRequest, LedgerRequest, StageLedger},
+    v1::{Artifact, GetArtifactRequest, GetCorpusRequest, GetJobRequest, JobState, LedgerRequest, StageLedger},
 };
 use insula_worker::{
     ledger::{self, Line, Summary},
@@ -23,7 +23,7 @@ use crate::{args::AuditArgs, failure::Failure};
 pub async fn run(args: AuditArgs) -> Result<(), Failure> {
     let client = Client::connect(&args.client).await?;
     let job = job_name(&args.job)?;
-    let (spec, ledgers, corpus) = of_job(&client, &job).await?;
+    let Audited { spec, succeeded, ledgers, corpus } = of_job(&client, &job).await?;
     let turns = turns(&client, &corpus).await?;
     let selected = plan::select(&turns, spec.data.share, spec.data.mix, spec.seed);
     let mut audited = Vec::new();
@@ -33,6 +33,14 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
         let summary =
             ledger::verify(lines.iter().map(String::as_str), &samples, &stage, seed::of_stage(spec.seed, place));
         let summary = summary.map_err(|fault| Failure::Operation(format!("{job}, {}: {fault}", stage.name())))?;
+        let Summary { updates, all, .. } = summary;
+        // A training that goes on has a ledger up to its newest checkpoint; one that has ended has all of it.
+        if succeeded && updates < all {
+            let name = stage.name();
+            return Err(Failure::Operation(format!(
+                "{job}, {name}: the ledger ends after update {updates}, expected all {all} of a job that has succeeded"
+            )));
+        }
         audited.push((stage, samples.len(), summary));
     }
     if args.json {
@@ -45,10 +53,21 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn of_job(client: &Client, job: &str) -> Result<(JobSpec, Vec<StageLedger>, CorpusManifest), Failure> {
+/// What is audited of a job.
+struct Audited {
+    spec: JobSpec,
+    succeeded: bool,
+    /// By stage.
+    ledgers: Vec<StageLedger>,
+    corpus: CorpusManifest,
+}
+
+async fn of_job(client: &Client, job: &str) -> Result<Audited, Failure> {
     let request = GetJobRequest { job_id: job.to_owned(), etag: String::new() };
     let found = client.jobs().get(request).await.map_err(|status| client.failure(&status))?.into_inner();
-    let spec = convert::job_spec(found.job.and_then(|job| job.spec).unwrap_or_default());
+    let found = found.job.unwrap_or_default();
+    let succeeded = found.state() == JobState::Succeeded;
+    let spec = convert::job_spec(found.spec.unwrap_or_default());
     let spec = spec.map_err(|_| Failure::Operation(format!("{job}: its settings do not read")))?;
     if !spec.trains() {
         return Err(Failure::Input(format!("{job} trains nothing: expected a job with a training")));
@@ -59,7 +78,7 @@ async fn of_job(client: &Client, job: &str) -> Result<(JobSpec, Vec<StageLedger>
     let corpus = client.corpora().get(request).await.map_err(|status| client.failure(&status))?.into_inner();
     let corpus = corpus.corpus.unwrap_or_default().try_into();
     let corpus = corpus.map_err(|e| Failure::operation(format!("{job}: its corpus"), e))?;
-    Ok((spec, ledger.stages, corpus))
+    Ok(Audited { spec, succeeded, ledgers: ledger.stages, corpus })
 }
 
 /// How many turns each dialogue of the training split has, in order.
@@ -102,7 +121,7 @@ async fn bytes(client: &Client, digest: &str) -> Result<Vec<u8>, Failure> {
 }
 
 fn text(stage: &Stage, samples: usize, summary: &Summary) -> String {
-    let Summary { updates, slots, samples: used, passes, workers, leases } = summary;
+    let Summary { updates, slots, samples: used, passes, workers, leases, .. } = summary;
     let shares: Vec<_> = workers.iter().map(|(worker, slots)| format!("{worker} {slots}")).collect();
     let order = match *used == samples as u64 * u64::from(*passes) {
         true => format!("{passes} passes over {samples} samples, every one exactly once in each"),
@@ -116,7 +135,7 @@ fn text(stage: &Stage, samples: usize, summary: &Summary) -> String {
 }
 
 fn json(stage: &Stage, samples: usize, summary: &Summary) -> serde_json::Value {
-    let Summary { updates, slots, samples: used, passes, workers, leases } = summary;
+    let Summary { updates, all: _, slots, samples: used, passes, workers, leases } = summary;
     serde_json::json!({ "stage": stage.name(), "samples": samples, "updates": updates, "slots": slots, "used": used,
         "passes": passes, "workers": workers, "leases": leases })
 }

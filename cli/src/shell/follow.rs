@@ -1,6 +1,7 @@
 //! Following a job to its end: a bar on a terminal, plain lines elsewhere.
 
 use std::{
+    error::Error as _,
     io::{IsTerminal as _, Write as _},
     time::Duration,
 };
@@ -32,7 +33,8 @@ pub async fn follow(client: &Client, job: &str, resume_token: &str, shown: &mut 
         let request = WatchRequest { job_id: job.to_owned(), resume_token: token.clone() };
         let mut events = match client.jobs().watch(request).await {
             Ok(events) => events.into_inner(),
-            Err(status) if status.code() == Code::Unavailable && broken < RETRIES => {
+            // A line that breaks in the middle of a call is `Unknown`, with what broke as its source.
+            Err(status) if (status.code() == Code::Unavailable || status.source().is_some()) && broken < RETRIES => {
                 broken += 1;
                 tokio::time::sleep(RETRY_PAUSE).await;
                 continue;

@@ -34,7 +34,7 @@ struct WorkerSettings {
     ca: PathBuf,
     /// The file with its access token; empty: none. From the settings file's folder.
     token_file: PathBuf,
-    /// The worker's name; empty: made of the process's number.
+    /// The worker's name; empty: made of the machine's and the process's number.
     name: String,
     /// What to compute on: auto, cpu, cuda or cuda:N.
     device: String,
@@ -86,11 +86,11 @@ pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
     let config = WorkerConfig {
         coordinator: args.coordinator.unwrap_or(settings.coordinator),
         access,
-        name: if name.is_empty() { format!("worker-of-process-{}", std::process::id()) } else { name },
         device: match args.device {
             Some(device) => device,
             None => settings.device.parse().map_err(|unknown: UnknownDevice| Failure::Input(unknown.to_string()))?,
         },
+        name: if name.is_empty() { own_name() } else { name },
         threads,
         cache: default_cache_dir(),
         only_job: args.job.as_deref().map(job_name).transpose()?,
@@ -111,6 +111,15 @@ pub async fn run(args: WorkerArgs, verbose: u8) -> Result<(), Failure> {
         WorkerError::Refused(_) => Failure::Operation(error.to_string()),
         WorkerError::DeviceFailed(_) => Failure::Device(error.to_string()),
     })
+}
+
+/// A name that no other process of the fleet has: of two workers of one name each takes the other's leases. Processes of
+/// two machines may well have one number, and all containers' first ones do.
+#[expect(clippy::disallowed_methods, reason = "the kernel says what this machine is called")]
+fn own_name() -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let machine = if machine.trim().is_empty() { "worker-of-process" } else { machine.trim() };
+    format!("{machine}-{}", std::process::id())
 }
 
 /// The address of `sync_listen`, where one is given.

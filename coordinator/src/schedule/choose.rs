@@ -6,8 +6,8 @@
 //!     a training that needs more                                     --> reserved: behind it only short tasks, and none
 //!                                                                        any more once it has waited for BACKFILL_MS
 //!     nothing                                                        --> a seat in a training that takes more workers
-//! time passes --> a task for which nobody is free calls back workers that were lent to gangs beyond what these need,
-//!                 and the trainings of smaller priority
+//! time passes --> a task for which nobody is free calls back workers that were lent beyond what these need to gangs of no
+//!                 greater priority, and the trainings of smaller
 //! ```
 
 use std::{cmp::Reverse, collections::BTreeMap};
@@ -39,7 +39,7 @@ pub(super) struct Choice {
 }
 
 /// How many workers each user holds.
-fn held(state: &State) -> BTreeMap<&str, u32> {
+pub(super) fn held(state: &State) -> BTreeMap<&str, u32> {
     let mut held = BTreeMap::new();
     for lease in state.leases.values() {
         *held.entry(state.jobs[&lease.job].spec.schedule.user.as_str()).or_default() += 1;
@@ -59,7 +59,7 @@ pub(super) fn choose(core: &Core, now_ms: u64, worker: WorkerId, only: Option<Jo
             continue;
         }
         let backfills = choice.reserved.is_some();
-        if backfills && core.pulse.reserved_for(now_ms) >= BACKFILL_MS {
+        if is_kept(core, now_ms, choice.reserved) {
             break;
         }
         choice.grant = of_line(core, now_ms, (worker, only), line, free_quota, backfills, &mut choice.reserved);
@@ -106,7 +106,7 @@ fn of_line(
             false => next = trainings.next(),
         }
     }
-    let kept = reserved.is_some() && core.pulse.reserved_for(now_ms) >= BACKFILL_MS;
+    let kept = is_kept(core, now_ms, *reserved);
     short.filter(|_| !kept).map(|task| (task, vec![worker]))
 }
 
@@ -114,6 +114,11 @@ fn of_line(
 fn alike(core: &Core, one: WorkerId, other: WorkerId) -> bool {
     let device = |worker| core.state.workers.get(&worker).map(|worker: &Worker| &worker.device);
     device(one) == device(other)
+}
+
+/// Whether workers are kept for the reserved training, even from short tasks.
+fn is_kept(core: &Core, now_ms: u64, reserved: Option<TaskId>) -> bool {
+    reserved.is_some_and(|task| core.pulse.reserved_for(task, now_ms) >= BACKFILL_MS)
 }
 
 /// The most workers of one kind that are alive and may compute for a job; with an asker, those like it.
@@ -141,7 +146,8 @@ fn seat_for(core: &Core, worker: WorkerId, only: Option<JobId>, held: impl Fn(&s
         let full = gang.holders.len() >= job.spec.workers as usize || held(user) >= policy.quota_of(user);
         // A gang's members compute on devices of one kind: of one kind alone is every bit the same.
         let like_them = gang.holders.iter().all(|lease| alike(core, worker, state.leases[lease].worker));
-        let joinable = !recalled && !full && like_them && !job.pauses();
+        let unfit = job.task(index).unfit.contains(&worker);
+        let joinable = !recalled && !full && !unfit && like_them && !job.pauses();
         joinable.then_some((Reverse(job.spec.schedule.priority), gang.holders.len(), (id, index)))
     };
     of_job(&state.training, only).filter_map(|task| takes(&task)).min().map(|(.., task)| task)

@@ -90,15 +90,16 @@ fn ready(core: &Core, now_ms: u64, job: &Job) -> Vec<String> {
         1 => format!("'{}' is ready", job.what(TaskIndex(index))),
         count => format!("'{}' and {} more tasks are ready", job.what(TaskIndex(index)), count - 1),
     };
-    vec![format!("{what}: {}.", obstacle(core, now_ms, job, first))]
+    vec![format!("{what}: {}.", obstacle(core, now_ms, job, (first, TaskIndex(index))))]
 }
 
-fn obstacle(core: &Core, now_ms: u64, job: &Job, task: &Task) -> String {
+fn obstacle(core: &Core, now_ms: u64, job: &Job, (task, index): (&Task, TaskIndex)) -> String {
     let Core { state, policy, pulse } = core;
     let user = &job.spec.schedule.user;
     let needed = job.min_workers(task.kind);
-    let (held, quota) = (state.held_by(user), policy.quota_of(user));
-    if held >= quota || quota < u32::try_from(needed).unwrap_or(u32::MAX) {
+    let held = choose::held(state).get(user.as_str()).copied().unwrap_or(0);
+    let quota = policy.quota_of(user);
+    if quota.saturating_sub(held) < u32::try_from(needed).unwrap_or(u32::MAX) {
         let name = if user.is_empty() { "whoever names no user".into() } else { format!("user {user}") };
         return format!("{name} holds {held} of {quota} workers allowed, and it needs {needed}");
     }
@@ -117,7 +118,7 @@ fn obstacle(core: &Core, now_ms: u64, job: &Job, task: &Task) -> String {
         return format!("{first}, and {idle} of {fleet} workers are free");
     }
     if needed > 1 {
-        let kept = match pulse.reserved_for(now_ms) {
+        let kept = match pulse.reserved_for((job.id, index), now_ms) {
             waited if waited >= BACKFILL_MS => "workers that become free are kept for it",
             _ => "meanwhile free workers take tasks that end soon",
         };
@@ -132,7 +133,8 @@ fn obstacle(core: &Core, now_ms: u64, job: &Job, task: &Task) -> String {
 /// What goes before a job's first ready task.
 fn ahead(core: &Core, job: &Job) -> Option<String> {
     let Core { state, policy, .. } = core;
-    let held = |user: &str| state.held_by(user);
+    let held = choose::held(state);
+    let held = |user: &str| held.get(user).copied().unwrap_or(0);
     for (priority, user, line) in state.ready.lines(held) {
         let own = (priority, user) == (job.spec.schedule.priority, job.spec.schedule.user.as_str());
         let (first, _) = line.first()?;

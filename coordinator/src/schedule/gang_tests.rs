@@ -8,7 +8,7 @@ use insula_proto::{
 use super::{
     Answer, Policy, Refusal, Request, Seating,
     choose::BACKFILL_MS,
-    event::{Artifact, Checkpoint, LedgerSegment, PhaseName, Report},
+    event::{Artifact, Checkpoint, FailureClass, LedgerSegment, PhaseName, Report},
     explain::explain,
     fixture::*,
     keep::kept,
@@ -112,6 +112,23 @@ fn a_lost_member_ends_the_generation_and_the_others_go_on() {
 }
 
 #[test]
+fn one_that_cannot_take_its_seat_is_gone_on_without_and_not_asked_again() {
+    let mut desk = Desk::new();
+    let fleet = workers(&mut desk, &["a", "b", "c"]);
+    let job = desk.submit("x", training(1, 1, 2));
+    let (lead, ..) = ask(&mut desk, fleet[0], 0).unwrap();
+    seat(&mut desk, fleet[0], lead);
+    let (other, ..) = ask(&mut desk, fleet[1], 0).expect("there is a seat");
+    desk.report(fleet[1], other, failed(FailureClass::BadData)).unwrap();
+    assert_eq!(desk.task_state(job, 0), "leased");
+    assert!(desk.job(job).tasks[0].failures.is_empty(), "a base that one worker lacks fails nothing");
+    assert_eq!(ask(&mut desk, fleet[1], other.0), None);
+    assert!(ask(&mut desk, fleet[2], 0).is_some(), "another may have the seat");
+    desk.report(fleet[0], lead, failed(FailureClass::BadData)).unwrap();
+    assert_eq!(desk.job(job).phase.name(), PhaseName::Failed, "what whoever computes says is of the training");
+}
+
+#[test]
 fn a_gang_that_lacks_members_is_called_back_and_waits_for_enough() {
     let mut desk = Desk::new();
     let fleet = workers(&mut desk, &["a", "b"]);
@@ -167,6 +184,42 @@ fn short_tasks_go_before_a_gang_that_waits_but_not_for_ever() {
         desk.report(fleet[0], lease, Report::Evaluated(evaluated(1))).unwrap();
     };
     assert_eq!(given, big);
+}
+
+#[test]
+fn a_gang_has_waited_as_long_when_a_greater_priority_went_before_it() {
+    let mut desk = Desk::new();
+    let fleet = workers(&mut desk, &["a", "b"]);
+    desk.submit("busy", training(1, 1, 1));
+    assert!(ask(&mut desk, fleet[0], 0).is_some());
+    desk.submit("big", training(1, 2, 2));
+    assert_eq!(ask(&mut desk, fleet[1], 0), None);
+    desk.now_ms += BACKFILL_MS;
+    let mut urgent = spec(&[Arm::ZeroShot], 1);
+    urgent.schedule.priority = 1;
+    let urgent = desk.submit("urgent", urgent);
+    desk.submit("short", spec(&[Arm::ZeroShot], 1));
+    let mut heard = 0;
+    for _ in 0..2 {
+        let (lease, job, _) = ask(&mut desk, fleet[1], heard).unwrap();
+        assert_eq!(job, urgent);
+        desk.report(fleet[1], lease, Report::Evaluated(evaluated(1))).unwrap();
+        heard = lease.0;
+    }
+    assert_eq!(ask(&mut desk, fleet[1], heard), None, "the worker is kept for the gang");
+}
+
+#[test]
+fn a_gang_that_a_quota_has_too_little_room_for_is_told_so() {
+    let mut desk = Desk::new();
+    desk.core.policy = Policy { quota: 2, ..Policy::new(LEASE_MS) };
+    let fleet = workers(&mut desk, &["a", "b"]);
+    desk.submit("busy", training(1, 1, 1));
+    assert!(ask(&mut desk, fleet[0], 0).is_some());
+    let big = desk.submit("big", training(1, 2, 2));
+    assert_eq!(ask(&mut desk, fleet[1], 0), None);
+    let said = "'train' is ready: whoever names no user holds 1 of 2 workers allowed, and it needs 2.";
+    assert_eq!(first_sentence(&desk, big), said);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{
     judge::{Outcome, Request},
     queue::TaskId,
     state::State,
+    task::TaskState,
 };
 
 /// What a worker that waits for work may take on the way to its next question.
@@ -65,9 +66,9 @@ impl Pulse {
         heard && !elsewhere
     }
 
-    /// For how long workers have been kept for a training.
-    pub(super) fn reserved_for(&self, now_ms: u64) -> u64 {
-        self.reserved.map_or(0, |(_, since)| now_ms.saturating_sub(since))
+    /// For how long workers have been kept for this training.
+    pub(super) fn reserved_for(&self, task: TaskId, now_ms: u64) -> u64 {
+        self.reserved.filter(|(kept_for, _)| *kept_for == task).map_or(0, |(_, since)| now_ms.saturating_sub(since))
     }
 
     /// Whether a lease's progress is due to be journalled.
@@ -86,11 +87,14 @@ impl Pulse {
         if let (Request::Lease { worker, only_job, waits_ms, .. }, Outcome::Leased { lease, reserved }) =
             (request, outcome)
         {
-            // A worker for one job alone does not see what is kept for others.
-            if only_job.is_none() || reserved.is_some() {
-                let before = self.reserved.filter(|(task, _)| Some(*task) == *reserved);
-                self.reserved = reserved.map(|task| (task, before.map_or(now_ms, |(_, since)| since)));
-            }
+            // A worker for one job alone does not see what is kept for others, and for one that was given something nobody
+            // looked so far. Were the wait counted anew then, a gang would starve behind whatever goes before it.
+            let looked = lease.is_none() && only_job.is_none();
+            let waits = |&(task, _): &(TaskId, u64)| match reserved {
+                Some(reserved) => task == *reserved,
+                None => !looked && is_ready(state, task),
+            };
+            self.reserved = self.reserved.filter(waits).or(reserved.map(|task| (task, now_ms)));
             if lease.is_none() {
                 self.idle.insert(*worker, (*only_job, now_ms + waits_ms + ON_THE_WAY_MS));
             }
@@ -111,4 +115,8 @@ impl Pulse {
         self.heard.retain(|worker, _| state.workers.contains_key(worker));
         self.idle.retain(|worker, _| state.workers.contains_key(worker));
     }
+}
+
+fn is_ready(state: &State, (job, index): TaskId) -> bool {
+    state.jobs.get(&job).is_some_and(|job| job.task(index).state == TaskState::Ready)
 }

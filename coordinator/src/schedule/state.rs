@@ -171,12 +171,6 @@ pub struct Training {
 }
 
 impl State {
-    /// How many workers compute for a user.
-    pub fn held_by(&self, user: &str) -> u32 {
-        let held = self.leases.values().filter(|lease| self.jobs[&lease.job].spec.schedule.user == user).count();
-        u32::try_from(held).unwrap_or(u32::MAX)
-    }
-
     /// The gang of a training, for the holder of this lease: `None` until it is seated and enough others are.
     pub fn seating(&self, lease: LeaseId) -> Option<Seating> {
         let Lease { job: id, task: index, .. } = *self.leases.get(&lease)?;

@@ -1,21 +1,21 @@
 //! Takes facts in: the fold of the journal. Cannot refuse; what could be refused was, before it became a fact.
 
+mod training;
+
 use std::sync::Arc;
 
 use insula_proto::{
     corpus::CorpusManifest,
     ids::{Digest, JobId, LeaseId, TaskIndex, WorkerId},
     job::JobSpec,
-    tally::Tally,
 };
 
 use super::{
-    event::{Artifact, Checkpoint, Event, FailureClass, LedgerSegment, Loss, PhaseName, Report, Story},
+    event::{Event, FailureClass, Loss, PhaseName, Report, Story},
     gang::{Gang, Lease, Recall},
     state::{Job, Phase, State, Training, Worker},
     task::{Accepted, TaskKind, TaskState, tasks_of},
 };
-use crate::metric::Metric;
 
 /// Jobs before a new one that may have parts equal to its own: a sweep's trials follow each other, and few sweeps at once.
 const ALIKE: usize = 4;
@@ -166,6 +166,7 @@ impl Fold<'_> {
             }
             _ => {
                 leased.accepted = Accepted::default();
+                leased.unfit.clear();
                 Gang::of(lease)
             }
         };
@@ -218,10 +219,11 @@ impl Fold<'_> {
     }
 
     fn reported(&mut self, lease: LeaseId, base: Option<&Digest>, report: &Report) {
-        let Lease { job, task, .. } = self.state.leases[&lease];
+        let Lease { job, task, worker: from, .. } = self.state.leases[&lease];
         let worker = self.holder_of(lease);
         let others = match report {
             Report::Released { .. } => self.drop_lease(lease).1,
+            Report::Failed { .. } if self.goes_on_without(lease) => self.drop_lease(lease).1,
             report if report.closes() => {
                 self.dismiss(job, task);
                 false
@@ -245,6 +247,11 @@ impl Fold<'_> {
             Report::Embedded(embedded) => {
                 self.task_done(job, task, TaskState::Embedded(Arc::new(embedded.clone())));
             }
+            Report::Failed { class, message } if others => {
+                self.job(job).tasks[task.0 as usize].unfit.insert(from);
+                let (what, why) = (self.job(job).what(task), class.as_str());
+                self.note(job, format!("{what}: {why}: worker {worker}: {message}; the others go on"));
+            }
             Report::Failed { class, message } => {
                 self.fail_task(job, task, *class, &format!("worker {worker}: {message}"))
             }
@@ -258,47 +265,15 @@ impl Fold<'_> {
         }
     }
 
-    /// The stage of the training that a task is.
-    fn stage(&mut self, job: JobId, task: TaskIndex) -> &mut Training {
-        let job = self.job(job);
-        match job.task(task).kind {
-            TaskKind::Train { stage } => &mut job.stages[stage],
-            other => unreachable!("only a training reports checkpoints and epochs, not {other:?}"),
-        }
-    }
-
-    fn checkpoint_kept(&mut self, job: JobId, task: TaskIndex, checkpoint: &Checkpoint) {
-        self.made_progress(job, task);
-        let stage = self.stage(job, task);
-        // Equal recipes give equal states, so a newer one stays good when a gang goes on from before it. The two newest stay.
-        stage.checkpoints.retain(|known| known.update != checkpoint.update);
-        let place = stage.checkpoints.partition_point(|known| known.update > checkpoint.update);
-        // What the ledger says is kept once, in the ledger.
-        stage.checkpoints.insert(place, Checkpoint { ledger: None, ..checkpoint.clone() });
-        stage.checkpoints.truncate(2);
-        // The same holds for the ledger: of updates that were computed twice, the first time is written down.
-        let next = stage.ledger.last().map_or(1, |last| last.last + 1);
-        if let Some(segment) = checkpoint.ledger.as_ref().filter(|segment| segment.last >= next) {
-            stage.ledger.push(LedgerSegment { first: segment.first.max(next), ..segment.clone() });
-        }
-        self.note(job, format!("checkpoint kept after update {}", checkpoint.update));
-    }
-
-    fn epoch_trained(&mut self, job: JobId, task: TaskIndex, epoch: u32, adapter: &[Artifact]) {
-        if self.stage(job, task).epochs.contains_key(&epoch) {
-            self.note(job, format!("epoch {epoch} was trained again and its adapter differs; the first one is kept"));
-            return;
-        }
-        self.made_progress(job, task);
-        self.stage(job, task).epochs.insert(epoch, adapter.to_vec());
-        let stage =
-            if self.job(job).stages.len() > 1 { format!("{}: ", self.job(job).what(task)) } else { String::new() };
-        self.note(job, format!("{stage}epoch {epoch} trained"));
-        self.open_tasks(job);
-    }
-
-    fn made_progress(&mut self, job: JobId, task: TaskIndex) {
-        self.job(job).tasks[task.0 as usize].failures.remove(&FailureClass::LostWorker);
+    /// Whether others train without this holder, and are enough: it has not got the base into memory, or whatever else it
+    /// needs before it has a seat, which says nothing of what those compute who have one.
+    fn goes_on_without(&self, lease: LeaseId) -> bool {
+        let Lease { job, task, .. } = self.state.leases[&lease];
+        let job = &self.state.jobs[&job];
+        let task = job.task(task);
+        let TaskState::Leased(gang) = &task.state else { return false };
+        let seated = gang.seats.contains(&lease);
+        !seated && !gang.seats.is_empty() && gang.holders.len() > job.min_workers(task.kind)
     }
 
     fn task_done(&mut self, job: JobId, task: TaskIndex, result: TaskState) {
@@ -306,35 +281,6 @@ impl Fold<'_> {
         self.score_epochs(job);
         self.open_tasks(job);
         self.finish_if_done(job);
-    }
-
-    /// Scores every epoch whose dev shards are all evaluated, and chooses the best once all are.
-    fn score_epochs(&mut self, id: JobId) {
-        let epochs = self.job(id).epochs();
-        for epoch in 1..=epochs {
-            if !self.job(id).training().dev.contains_key(&epoch)
-                && let Some(weighted_f1) = dev_score(self.job(id), epoch)
-            {
-                self.last_stage(id).dev.insert(epoch, weighted_f1);
-                let best = best_epoch(self.job(id).training()) == Some(epoch);
-                self.tell(id, Story::Epoch { epoch, weighted_f1, best });
-            }
-        }
-        let job = self.job(id);
-        let (ended, evaluates) = (job.trained().len() == job.stages.len(), job.spec.evaluates());
-        let training = self.last_stage(id);
-        if training.best.is_none() && ended {
-            match evaluates {
-                true if training.dev.len() == epochs as usize => training.best = best_epoch(training),
-                true => {}
-                // Nothing is scored: what the training came to is what it leaves.
-                false => training.best = Some(epochs),
-            }
-        }
-    }
-
-    fn last_stage(&mut self, id: JobId) -> &mut Training {
-        self.job(id).stages.last_mut().expect("a training has at least one stage")
     }
 
     /// Makes ready every waiting task whose inputs exist.
@@ -499,26 +445,4 @@ impl Fold<'_> {
         self.tell(job, Story::Task { index, what, state: state.as_str().into(), worker });
         self.job(job).tasks[index.0 as usize].state = state;
     }
-}
-
-/// Weighted F1 of an epoch on dev, by the strict tally; `None` until all of its shards are evaluated.
-fn dev_score(job: &Job, epoch: u32) -> Option<f64> {
-    let of_epoch = |kind| matches!(kind, TaskKind::Dev { epoch: e, .. } if e == epoch);
-    let shards = job.tasks.iter().filter(|task| of_epoch(task.kind)).count();
-    let evaluated = job.evaluated(of_epoch);
-    if evaluated.is_empty() || evaluated.len() < shards {
-        return None;
-    }
-    let mut sum = Tally::new(job.corpus.labels.len());
-    evaluated.iter().for_each(|e| sum.add(&e.strict));
-    Some(Metric::of(&sum).weighted_f1)
-}
-
-/// The epoch of greatest weighted F1 on dev; of equals the earliest, which trained least.
-fn best_epoch(training: &Training) -> Option<u32> {
-    let better = |best: Option<(u32, f64)>, (&epoch, &score): (&u32, &f64)| match best {
-        Some((_, highest)) if highest >= score => best,
-        _ => Some((epoch, score)),
-    };
-    training.dev.iter().fold(None, better).map(|(epoch, _)| epoch)
 }

@@ -1,10 +1,13 @@
 //! What a job takes, one thing a worker computes at a time: what, and where it stands.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use insula_proto::{
     corpus::{CorpusManifest, Split},
-    ids::{Digest, LeaseId},
+    ids::{Digest, LeaseId, WorkerId},
     job::{Arm, JobSpec},
 };
 
@@ -28,6 +31,8 @@ pub struct Task {
     pub failures: BTreeMap<FailureClass, u32>,
     /// What the latest holders reported, so that a report that comes twice counts once.
     pub accepted: Accepted,
+    /// Workers that failed before they had a seat, while others computed: they are not asked again as long as these do.
+    pub unfit: BTreeSet<WorkerId>,
 }
 
 /// The reports of the latest holders that were taken in.
@@ -180,6 +185,7 @@ pub(super) fn tasks_of(spec: &JobSpec, corpus: &CorpusManifest) -> Vec<Task> {
         generation: 0,
         failures: BTreeMap::new(),
         accepted: Accepted::default(),
+        unfit: BTreeSet::new(),
     };
     kinds.into_iter().map(task).collect()
 }

@@ -137,11 +137,22 @@ impl Artifacts {
         let stored = |object: object_store::ObjectMeta| {
             let hex = object.location.filename()?;
             let digest = format!("sha256:{hex}").parse().ok()?;
-            let stored_ms = u64::try_from(object.last_modified.timestamp_millis()).unwrap_or(0);
-            Some(Stored { digest, bytes: object.size, stored_ms })
+            Some(Stored { digest, bytes: object.size, stored_ms: stored_ms(&object) })
         };
         let listed = self.store.list(Some(&Key::from("sha256")));
         listed.map_err(ArtifactError::from).try_filter_map(move |object| std::future::ready(Ok(stored(object))))
+    }
+
+    /// When an artifact was stored, Unix time; `None` where it is not there.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn stored_ms(&self, digest: &Digest) -> Result<Option<u64>, ArtifactError> {
+        match self.store.head(&key_of(digest)).await {
+            Ok(object) => Ok(Some(stored_ms(&object))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Deletes an artifact; one that is not there is no error.
@@ -218,6 +229,10 @@ impl Artifacts {
 fn locked(stored: &Mutex<Lately>) -> MutexGuard<'_, Lately> {
     // Whoever panicked left at worst a digest that is forgotten late.
     stored.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stored_ms(object: &object_store::ObjectMeta) -> u64 {
+    u64::try_from(object.last_modified.timestamp_millis()).unwrap_or(0)
 }
 
 fn key_of(digest: &Digest) -> Key {

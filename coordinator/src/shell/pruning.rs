@@ -67,15 +67,17 @@ pub async fn prune(owner: &OwnerHandle, artifacts: &Artifacts, dry_run: bool) ->
     let mut pruned = Pruned::default();
     let mut all = std::pin::pin!(artifacts.all());
     while let Some(found) = all.try_next().await? {
-        let old = found.stored_ms + YOUNG_MS <= now_ms;
-        if old && !kept.digests.contains(&found.digest) && !states.contains(&found.digest) {
-            if !dry_run {
-                artifacts.delete(&found.digest).await?;
-            }
-            pruned.deleted.add(found.bytes);
-        } else {
+        let is_old = |stored_ms: u64| stored_ms + YOUNG_MS <= now_ms;
+        let needed = kept.digests.contains(&found.digest) || states.contains(&found.digest);
+        if needed || !is_old(found.stored_ms) {
             pruned.kept.add(found.bytes);
+            continue;
         }
+        // Files are listed a thousand at a time: the same bytes may have been stored anew since, and be reported by now.
+        if !dry_run && artifacts.stored_ms(&found.digest).await?.is_some_and(is_old) {
+            artifacts.delete(&found.digest).await?;
+        }
+        pruned.deleted.add(found.bytes);
     }
     Ok(pruned)
 }

@@ -1,6 +1,7 @@
 //! The computing thread's line to the coordinator, for one lease: blocking, patient with a coordinator that restarts.
 
 use std::{
+    error::Error as _,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -255,7 +256,7 @@ impl Link {
                     tracing::warn!("lease {} is no longer ours: {}", self.lease_id, status.message());
                     return Err(Unfinished::Abandoned);
                 }
-                Code::Unavailable | Code::Cancelled if waited < PATIENCE => {
+                _ if is_away(&status) && waited < PATIENCE => {
                     self.go_on().or_else(|u| if matches!(u, Unfinished::Stopping) { Ok(()) } else { Err(u) })?;
                     self.runtime.block_on(tokio::time::sleep(pause));
                     waited += pause;
@@ -265,6 +266,12 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether nobody answered. What the coordinator says has no source; a status with one is the line's own: where it breaks in
+/// the middle of a call, as when the coordinator is killed, that is `Unknown`.
+fn is_away(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Cancelled) || status.source().is_some()
 }
 
 /// One fetch, whole.
@@ -283,4 +290,17 @@ async fn fetched(
         bytes.extend_from_slice(&chunk.data);
     }
     Ok((bytes, hasher.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_breaks_in_the_middle_of_a_call_is_no_answer() {
+        let broken = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        assert_eq!(broken.code(), Code::Unknown);
+        assert!(is_away(&broken) && is_away(&Status::unavailable("stopping")));
+        assert!(!is_away(&Status::unknown("a word of the coordinator's")));
+    }
 }

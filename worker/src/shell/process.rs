@@ -3,10 +3,7 @@
 /// The most memory this process has had resident, in bytes; 0 where the system does not say.
 #[expect(clippy::disallowed_methods, reason = "the shell reads what the kernel reports of this process")]
 pub fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|l| l.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
+    memory(&std::fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmHWM:")
 }
 
 /// Memory that is resident now, in bytes, and processor time since the process began, in seconds; 0 where the system does
@@ -14,12 +11,12 @@ pub fn peak_rss_bytes() -> u64 {
 #[expect(clippy::disallowed_methods, reason = "the shell reads what the kernel reports of this process")]
 pub fn usage() -> (u64, f64) {
     let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-    (resident(&text("/proc/self/status")), processor(&text("/proc/self/stat")))
+    (memory(&text("/proc/self/status"), "VmRSS:"), processor(&text("/proc/self/stat")))
 }
 
-/// `VmRSS` of a `/proc/PID/status`.
-fn resident(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+/// A line of a `/proc/PID/status` that tells kilobytes, in bytes.
+fn memory(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|l| l.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
@@ -37,9 +34,10 @@ mod tests {
 
     #[test]
     fn what_the_kernel_writes_is_read() {
-        assert_eq!(resident("Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t  812 kB\n"), 812 * 1024);
+        let status = "Name:\tx\nVmHWM:\t  900 kB\nVmRSS:\t  812 kB\n";
+        assert_eq!((memory(status, "VmRSS:"), memory(status, "VmHWM:")), (812 * 1024, 900 * 1024));
         let stat = "7 (a (b) c) S 1 7 7 0 -1 4194304 100 0 0 0 250 31 5 6 20 0 4 0 9 1000 200";
         assert!((processor(stat) - 2.81).abs() < 1e-9);
-        assert_eq!((resident(""), processor("")), (0, 0.0));
+        assert_eq!((memory("", "VmRSS:"), processor("")), (0, 0.0));
     }
 }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     engine::Compute,
     ledger::{self, Line, Slot},
-    sync::{Announcement, Exchange, Gang, Part, Solo, SyncError, share_out},
+    sync::{Announcement, Exchange, Gang, Part, Solo, SyncError, frame::FrameError, share_out},
     train::{Advanced, Training, Update},
 };
 
@@ -373,8 +373,11 @@ impl<D: Desk> Member<'_, D> {
         let paused = || format!("paused after epoch {pause_epoch}");
         let update = training.progress().update;
         if gang.rank > 0 {
-            if let Others::Some(mesh) = others {
-                mesh.done(update)?;
+            if let Others::Some(mesh) = others
+                && let Err(error) = mesh.done(update)
+                && (finished || !is_something_else(&error))
+            {
+                return Err(error.into());
             }
             return Ok(End::Left(if finished { "the training ended".into() } else { paused() }));
         }
@@ -388,6 +391,12 @@ impl<D: Desk> Member<'_, D> {
         }
         Ok(if finished { End::Over } else { End::Left(paused()) })
     }
+}
+
+/// Whether rank 0 sent something else than that all is reported. At a pause it has gone on: its lease is of after the pause
+/// was moved. Who comes back for more at the same update meets it there for ever.
+fn is_something_else(error: &SyncError) -> bool {
+    matches!(error, SyncError::Frame { problem: FrameError::Unexpected { .. }, .. })
 }
 
 /// The ledger's line of an update that a gang computed.

@@ -11,6 +11,7 @@ use insula_coordinator::{
     study::halving::{Decision, Early, Standing, Standstill},
 };
 use insula_proto::v1::{CancelRequest, Job, JobState, ResumeRequest};
+use tonic::Code;
 use tracing_appender::non_blocking::WorkerGuard;
 
 use super::get;
@@ -148,7 +149,12 @@ impl Fleet {
         match decision {
             Decision::Resume { trial, pause_epoch } => {
                 let request = ResumeRequest { job_id: jobs[trial].clone(), pause_epoch };
-                client.jobs().resume(request).await.map_err(|status| client.failure(&status))?;
+                match client.jobs().resume(request).await {
+                    Ok(_) => {}
+                    // It was cancelled since it was looked at: the next look sees its end.
+                    Err(status) if status.code() == Code::FailedPrecondition => return Ok(()),
+                    Err(status) => return Err(client.failure(&status)),
+                }
                 let goal = if pause_epoch == 0 { "its end".into() } else { format!("epoch {pause_epoch}") };
                 self.shown.note(&format!("{} goes on to {goal}", jobs[trial]));
             }

@@ -29,8 +29,8 @@ pub struct Asked {
     pub from: Option<usize>,
 }
 
-/// Submits every job, gives up early those that `early` says, waits until all have ended, and reads what came of each, in order: its outcome, or why there is
-/// none.
+/// Submits every job, gives up early those that `early` says, waits until all have ended, and reads what came of each, in
+/// order: its outcome, or why there is none.
 ///
 /// # Errors
 /// When the coordinator refuses a job or stays away, or the wait is interrupted.

@@ -95,7 +95,14 @@ async fn searched(
     let mut outcomes = computed(fleet, &jobs, early).await?;
     let seeds = early.halving.iter().flat_map(|halving| &halving.replicate);
     let ended: Vec<_> = trials.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()).map(|(t, _)| t).collect();
-    let again: Vec<_> = ended.iter().flat_map(|trial| seeds.clone().map(|seed| trial.with_seed(*seed))).collect();
+    // A seed counts once in an arm: the sweep may have had it already, or two trials of the arm may have come to their end.
+    let mut again: Vec<Trial> = Vec::new();
+    for (trial, &seed) in ended.iter().flat_map(|trial| seeds.clone().map(move |seed| (*trial, seed))) {
+        let same = |other: &Trial| other.spec.seed == seed && other.arm() == trial.arm();
+        if !ended.iter().copied().any(same) && !again.iter().any(same) {
+            again.push(trial.with_seed(seed));
+        }
+    }
     outcomes.extend(computed(fleet, &again.iter().map(asked).collect::<Vec<_>>(), &Early::default()).await?);
     trials.extend(again);
     Ok((trials, outcomes))
@@ -121,6 +128,10 @@ fn trials(args: &SweepArgs) -> Result<(Sweep, Vec<Trial>), Failure> {
         for trial in &trials {
             let epochs = trial.spec.training_stages().last().map_or(0, |stage| stage.train.epochs);
             halving.check(epochs).map_err(|problem| Failure::Input(format!("{}: {problem}", trial.name)))?;
+            if !trial.spec.evaluates() {
+                let problem = "pauses for a score on dev, and its last stage does not learn what is evaluated";
+                return Err(Failure::Input(format!("{}: halving {problem}: expected one that does", trial.name)));
+            }
         }
     }
     if sweep.matching == Match::Updates {

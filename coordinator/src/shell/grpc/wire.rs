@@ -277,7 +277,7 @@ pub(super) fn parsed_report(report: Option<v1::report_request::Report>) -> Resul
         Wire::Checkpoint(c) => {
             let manifest = c.manifest_digest.parse().map_err(invalid("checkpoint.manifest_digest"))?;
             let state = c.state.map(parsed_artifact).transpose()?;
-            let ledger = c.ledger.map(parsed_segment).transpose()?;
+            let ledger = c.ledger.map(|segment| parsed_segment(segment, c.update)).transpose()?;
             Report::Checkpoint(Checkpoint { update: c.update, manifest, state, ledger })
         }
         Wire::Epoch(e) => {
@@ -319,10 +319,11 @@ pub(super) fn parsed_report(report: Option<v1::report_request::Report>) -> Resul
     })
 }
 
-fn parsed_segment(segment: v1::LedgerSegment) -> Result<LedgerSegment, Status> {
+fn parsed_segment(segment: v1::LedgerSegment, update: u32) -> Result<LedgerSegment, Status> {
     let v1::LedgerSegment { first, last, lines } = segment;
-    if first == 0 || last < first {
-        return Err(invalid("checkpoint.ledger")(format!("updates {first} to {last}: expected the first from 1 up")));
+    if first == 0 || last < first || last > update {
+        let expected = format!("expected the first from 1 up, and none after the checkpoint's {update}");
+        return Err(invalid("checkpoint.ledger")(format!("updates {first} to {last}: {expected}")));
     }
     Ok(LedgerSegment { first, last, lines: parsed_artifact(lines.unwrap_or_default())? })
 }

@@ -50,6 +50,8 @@ impl ListenerConfig {
     /// What the coordinator is told: an address, or a port alone where the host is the one it sees calling.
     fn advertised(&self, bound: SocketAddr) -> String {
         match &self.advertise {
+            // Its colons are no port's.
+            Some(host) if host.parse::<Ipv6Addr>().is_ok() => format!("[{host}]:{}", bound.port()),
             Some(named) if named.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => named.clone(),
             Some(host) => format!("{host}:{}", bound.port()),
             None if bound.ip().is_unspecified() => format!(":{}", bound.port()),
@@ -231,5 +233,7 @@ mod tests {
         assert_eq!(told(None, "127.0.0.1:45"), "127.0.0.1:45");
         assert_eq!(told(Some("node-3"), "0.0.0.0:45"), "node-3:45");
         assert_eq!(told(Some("node-3:99"), "0.0.0.0:45"), "node-3:99");
+        assert_eq!(told(Some("fe80::7"), "[::]:45"), "[fe80::7]:45");
+        assert_eq!(told(Some("[fe80::7]:99"), "[::]:45"), "[fe80::7]:99");
     }
 }
