@@ -410,6 +410,12 @@ pub struct DoctorArgs {
     /// Also predict the memory that this job will take; its base is fetched where it is not here yet.
     #[command(flatten)]
     pub settings: SettingsArgs,
+    /// Check every operation of every GPU against the CPU's, and measure what the GPUs reach.
+    #[arg(long)]
+    pub gpu: bool,
+    /// With --gpu: at small shapes, which say nothing of speed.
+    #[arg(long, requires = "gpu")]
+    pub quick: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -175,6 +175,14 @@ pub trait Backend {
         self.alloc(shape)
     }
 
+    /// Waits for every operation before it, where operations complete later.
+    ///
+    /// # Errors
+    /// When one of them failed.
+    fn finish(&self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
     /// Says that matrices of up to so many rows will be asked for, so that room for them can be made at once.
     fn expect_rows(&self, rows: usize);
 
@@ -227,7 +235,7 @@ pub trait Backend {
     /// When the device refuses.
     fn zero(&self, buffer: &mut Self::Buffer) -> Result<(), KernelError>;
 
-    /// Copies all of `from` into `to`, starting at `to[at]`.
+    /// Copies all of `from` into `to`, starting at `to[at]`, in `to`'s precision.
     ///
     /// # Errors
     /// When the device refuses.

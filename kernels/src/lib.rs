@@ -11,6 +11,7 @@
 //! - no operation reads what [`Backend::alloc`] left in a buffer unless it says "adds to".
 
 mod backend;
+pub mod check;
 pub mod cpu;
 pub mod cuda;
 mod error;

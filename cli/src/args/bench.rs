@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::DeviceArgs;
+
 /// `insula bench`
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
@@ -33,6 +35,9 @@ pub struct EngineBenchArgs {
     /// Set any other key of a job over configs/jobs/meld.toml's values: `--set slot_tokens=4096`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    /// What computes.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Compute threads; one per core by default.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     pub threads: usize,

@@ -5,6 +5,8 @@ use std::{path::Path, process::Command};
 use insula_worker::base::default_cache_dir;
 use serde::Serialize;
 
+mod gpus;
+
 use super::out::say;
 use crate::{args::DoctorArgs, failure::Failure};
 
@@ -21,6 +23,12 @@ struct Finding {
 pub async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let mut findings =
         vec![cores(), vector_units(), memory(), state(&args.state.state), cache(), python(), gpu(), loopback().await];
+    let mut examined = None;
+    if args.gpu {
+        let found = gpus::examine(args.quick)?;
+        findings.extend(found.findings());
+        examined = Some(found);
+    }
     let mut job = None;
     if args.settings.job.is_some() || !args.settings.sets.is_empty() {
         let predicted = super::memory::of_settings(&args.settings)?;
@@ -30,11 +38,14 @@ pub async fn run(args: DoctorArgs) -> Result<(), Failure> {
     }
     if args.json {
         let version = crate::VERSION_TEXT;
-        say!("{}", serde_json::json!({ "version": version, "findings": findings, "job_memory_bytes": job }));
+        say!("{}", serde_json::json!({ "version": version, "findings": findings, "job_memory_bytes": job, "gpus": examined }));
     } else {
         say!("insula {}", crate::VERSION_TEXT);
         for Finding { what, good, found } in &findings {
             say!("{} {what:<16} {found}", if *good { "ok  " } else { "LACK" });
+        }
+        if let Some(examined) = &examined {
+            say!("{}", examined.text());
         }
     }
     let lacking: Vec<_> = findings.iter().filter(|f| !f.good).map(|f| f.what).collect();
@@ -115,8 +126,15 @@ fn python() -> Finding {
 }
 
 fn gpu() -> Finding {
-    let found = "not used: this version computes on the CPU alone".into();
-    Finding { what: "GPU", good: true, found }
+    let what = "GPU";
+    match gpus::facts() {
+        Ok(gpus) if gpus.is_empty() => Finding { what, good: true, found: "none: computes on the CPU".into() },
+        Ok(gpus) => {
+            let texts: Vec<String> = gpus.iter().map(gpus::described).collect();
+            Finding { what, good: true, found: texts.join("; ") }
+        }
+        Err(error) => Finding { what, good: false, found: error.to_string() },
+    }
 }
 
 async fn loopback() -> Finding {

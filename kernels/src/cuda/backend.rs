@@ -49,6 +49,10 @@ impl Backend for Cuda {
         self.matrix(shape, Bf16)
     }
 
+    fn finish(&self) -> Result<(), KernelError> {
+        self.device.synchronise()
+    }
+
     fn expect_rows(&self, rows: usize) {
         self.pool.expect(rows);
     }
@@ -94,9 +98,13 @@ impl Backend for Cuda {
     }
 
     fn copy(&self, from: &CudaBuffer, to: &mut CudaBuffer, at: usize) -> Result<(), KernelError> {
-        let element = from.element();
-        let to = to.of_mut(element, at + from.len()) + (at * element.bytes()) as u64;
-        self.device.copy(from.address(), to, from.len() * element.bytes())
+        let (n, element) = (from.len(), to.element());
+        let to = to.of_mut(element, at + n) + (at * element.bytes()) as u64;
+        match (from.element(), element) {
+            (F32, Bf16) => self.round(from.address(), to, n),
+            (Bf16, F32) => self.device.launch(&launch::to_f32(n)?, &args([from.address(), to], [u64_of(n)])),
+            _ => self.device.copy(from.address(), to, n * element.bytes()),
+        }
     }
 
     fn embed(&self, table: &CudaWeight, ids: &CudaIndices, out: &mut CudaBuffer) -> Result<(), KernelError> {

@@ -16,7 +16,7 @@ use std::{
 
 use cudarc::{
     driver::{
-        CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, result,
+        CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, result,
         sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute},
     },
     nvrtc::Ptx,
@@ -246,6 +246,18 @@ impl Device {
     pub(crate) fn synchronise(&self) -> Result<(), KernelError> {
         self.bind()?;
         self.stream.synchronize().map_err(|error| self.refused("synchronisation", error))
+    }
+
+    /// A mark in the stream, with the time at which it is come to.
+    pub(crate) fn mark(&self) -> Result<CudaEvent, KernelError> {
+        let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        self.stream.record_event(timed).map_err(|error| self.refused("cuEventRecord", error))
+    }
+
+    /// Seconds between two marks that the stream has come past.
+    pub(crate) fn between(&self, first: &CudaEvent, second: &CudaEvent) -> Result<f64, KernelError> {
+        let milliseconds = first.elapsed_ms(second).map_err(|error| self.refused("cuEventElapsedTime", error))?;
+        Ok(f64::from(milliseconds) / 1e3)
     }
 
     /// Issues a kernel, where there is something for it to do.

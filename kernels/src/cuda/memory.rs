@@ -9,7 +9,7 @@ use std::{
     mem::size_of,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -36,6 +36,7 @@ pub(crate) struct Pool {
     device: Arc<Device>,
     free: Mutex<BTreeMap<Kind, Vec<Region>>>,
     expected: AtomicUsize,
+    taken: AtomicU64,
 }
 
 /// Storage in use.
@@ -49,7 +50,11 @@ pub(crate) struct Block {
 
 impl Pool {
     pub(crate) fn new(device: Arc<Device>) -> Self {
-        Self { device, free: Mutex::default(), expected: AtomicUsize::new(0) }
+        Self { device, free: Mutex::default(), expected: AtomicUsize::new(0), taken: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn fresh_buffers(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// From now on storage for more than a few rows has room for this many.
@@ -93,6 +98,7 @@ impl Pool {
 
     /// New storage; where there is no room, what lies free is given back first.
     fn fresh(&self, bytes: usize) -> Result<Region, KernelError> {
+        self.taken.fetch_add(1, Ordering::Relaxed);
         match self.device.region(bytes) {
             Err(KernelError::NoRoom { .. }) => {
                 self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();

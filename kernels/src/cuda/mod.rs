@@ -14,6 +14,7 @@ mod backend;
 mod blas;
 pub mod device;
 pub mod launch;
+pub mod measure;
 mod memory;
 pub mod nccl;
 mod project;
@@ -76,11 +77,9 @@ impl Cuda {
         self.device.uuid()
     }
 
-    /// Waits for everything that was issued.
-    ///
-    /// # Errors
-    /// When something of it failed.
-    pub fn synchronise(&self) -> Result<(), KernelError> {
-        self.device.synchronise()
+    /// How many buffers were taken from the driver so far: in a loop over slots of a known size, none.
+    #[must_use]
+    pub fn fresh_buffers(&self) -> u64 {
+        self.pool.fresh_buffers()
     }
 }

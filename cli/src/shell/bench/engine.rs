@@ -20,6 +20,7 @@ use insula_proto::{
 use insula_worker::{
     adapter::{Adapter, AdapterConfig, Target},
     base::{Base, fetch::ResolvedBase},
+    device::Device,
     engine::{Compute, Engine, Example, precision_of},
     evaluate::{self, Counts},
     peft,
@@ -102,10 +103,10 @@ struct Bench<'a> {
     resolved: ResolvedBase,
     base: Base,
     tokenizer: Tokenizer,
-    engine: Engine<Timed<Cpu>>,
+    engine: Box<dyn Compute>,
     ledger: Ledger,
-    /// The backend under the timed one.
-    cpu: Cpu,
+    /// Buffers that the backend under the timed one took from the system so far.
+    fresh_buffers: Box<dyn Fn() -> u64>,
 }
 
 /// What training leaves: its laps and the adapter.
@@ -136,18 +137,38 @@ enum Updates {
     Given(Box<GivenTraining>, std::vec::IntoIter<Vec<Example>>),
 }
 
+/// An engine whose operations are timed, and where their times are written.
+fn timed<B>(backend: B, base: &Base, spec: &JobSpec) -> Result<(Box<dyn Compute>, Ledger), Failure>
+where
+    B: Backend + Send + 'static,
+    B::Buffer: Send,
+    B::Weight: Send,
+{
+    let timed = Timed::new(backend, now);
+    let ledger = timed.ledger();
+    let engine = Engine::load(timed, &base.config, base, precision_of(spec.base.precision)).map_err(input)?;
+    Ok((Box::new(engine), ledger))
+}
+
 impl<'a> Bench<'a> {
     fn load(args: &'a EngineBenchArgs, spec: JobSpec) -> Result<Self, Failure> {
         let resolved = resolve(&args.base, None)?;
         let base = Base::open(&resolved.path).map_err(input)?;
         let tokenizer = base.tokenizer().map_err(input)?;
-        let cpu = Cpu::new(args.threads).map_err(operation)?;
-        let timed = Timed::new(cpu.clone(), now);
-        let ledger = timed.ledger();
-        let precision = precision_of(spec.base.precision);
-        let mut engine = Engine::load(timed, &base.config, &base, precision).map_err(input)?;
+        let (mut engine, ledger, fresh_buffers): (_, _, Box<dyn Fn() -> u64>) =
+            match Device::of(args.device.device, args.threads).map_err(input)? {
+                Device::Cpu { threads } => {
+                    let cpu = Cpu::new(threads).map_err(operation)?;
+                    let (engine, ledger) = timed(cpu.clone(), &base, &spec)?;
+                    (engine, ledger, Box::new(move || cpu.fresh_buffers()))
+                }
+                Device::Cuda { gpu, .. } => {
+                    let (engine, ledger) = timed(gpu.clone(), &base, &spec)?;
+                    (engine, ledger, Box::new(move || gpu.fresh_buffers()))
+                }
+            };
         engine.set_recompute(spec.train.recompute);
-        Ok(Self { args, spec, resolved, base, tokenizer, engine, ledger, cpu })
+        Ok(Self { args, spec, resolved, base, tokenizer, engine, ledger, fresh_buffers })
     }
 
     fn corpus(&self, split: Split) -> Result<Corpus, Failure> {
@@ -174,12 +195,12 @@ impl<'a> Bench<'a> {
 
     fn train(&mut self) -> Result<Trained, Failure> {
         let (data, mut updates, count) = self.updates()?;
-        let (_, warm_up) = updates.advance(&mut self.engine)?;
+        let (_, warm_up) = updates.advance(self.engine.as_mut())?;
         let (mut laps, mut losses) = (vec![], vec![warm_up]);
         self.ledger.take();
-        let (fresh, faults) = (self.cpu.fresh_buffers(), page_faults());
+        let (fresh, faults) = ((self.fresh_buffers)(), page_faults());
         for _ in 1..count {
-            let (lap, loss) = updates.advance(&mut self.engine)?;
+            let (lap, loss) = updates.advance(self.engine.as_mut())?;
             laps.push(lap);
             losses.push(loss);
         }
@@ -188,7 +209,7 @@ impl<'a> Bench<'a> {
             laps,
             losses,
             entries: self.ledger.take(),
-            fresh_buffers: self.cpu.fresh_buffers() - fresh,
+            fresh_buffers: (self.fresh_buffers)() - fresh,
             page_faults: page_faults().saturating_sub(faults),
             peak_rss_bytes: peak_rss_bytes(),
             adapter: updates.into_adapter(),
@@ -262,7 +283,7 @@ impl<'a> Bench<'a> {
             let last = first + evaluate::next_forest(&examples[first..], self.spec.train.slot_tokens as usize);
             let group: Vec<(&Dialogue, &[prompt::Example])> =
                 dialogues[first..last].iter().zip(examples[first..last].iter().map(Vec::as_slice)).collect();
-            let (engine, tokenizer) = (&mut self.engine, &self.tokenizer);
+            let (engine, tokenizer) = (self.engine.as_mut(), &self.tokenizer);
             evaluate::forest(engine, tokenizer, Some(adapter), &trie, &setting, &group, &mut counts, &mut lines)
                 .map_err(operation)?;
             (first, forests) = (last, forests + 1);
@@ -346,7 +367,7 @@ impl<'a> Bench<'a> {
 
 impl Updates {
     /// Computes the next update: its lap and its loss.
-    fn advance(&mut self, engine: &mut Engine<Timed<Cpu>>) -> Result<(Lap, f64), Failure> {
+    fn advance(&mut self, engine: &mut dyn Compute) -> Result<(Lap, f64), Failure> {
         match self {
             Updates::Job(training) => {
                 let before = training.progress().clone();
