@@ -148,7 +148,13 @@ fn results<B: Backend>(backend: &B, scale: Scale) -> Result<Vec<Left>, KernelErr
 }
 
 impl<B: Backend> Run<'_, B> {
-    fn note(&mut self, operation: &'static str, shape: String, buffer: &B::Buffer, most: f64) -> Result<(), KernelError> {
+    fn note(
+        &mut self,
+        operation: &'static str,
+        shape: String,
+        buffer: &B::Buffer,
+        most: f64,
+    ) -> Result<(), KernelError> {
         let values = self.backend.download(buffer)?;
         self.results.push(Left { operation, shape, values, most });
         Ok(())
@@ -208,7 +214,8 @@ impl<B: Backend> Run<'_, B> {
     fn norms(&mut self, scale: Scale) -> Result<(), KernelError> {
         let Scale { tokens, hidden, .. } = scale;
         let (backend, shape) = (self.backend, format!("{tokens} x {hidden}"));
-        let (x, gain, dy) = (self.full(11, [tokens, hidden])?, self.full(12, [1, hidden])?, self.full(13, [tokens, hidden])?);
+        let (x, gain, dy) =
+            (self.full(11, [tokens, hidden])?, self.full(12, [1, hidden])?, self.full(13, [tokens, hidden])?);
         let mut y = backend.alloc_activation([tokens, hidden])?;
         backend.rms_norm(&x, &gain, 1e-5, &mut y)?;
         self.note("rms_norm", shape.clone(), &y, ROUNDED)?;
@@ -226,9 +233,10 @@ impl<B: Backend> Run<'_, B> {
         let chosen: Vec<u32> = (0..tokens / 2 + 1).map(|i| (i * 7 % tokens) as u32).collect();
         let (count, shape) = (chosen.len(), format!("{} of {tokens} x {hidden}", chosen.len()));
         let rows = backend.indices(&chosen)?;
-        for (operation, x) in
-            [("gather_rows, float32", self.full(21, [tokens, hidden])?), ("gather_rows", self.activation(22, [tokens, hidden])?)]
-        {
+        for (operation, x) in [
+            ("gather_rows, float32", self.full(21, [tokens, hidden])?),
+            ("gather_rows", self.activation(22, [tokens, hidden])?),
+        ] {
             let mut out = match operation {
                 "gather_rows" => backend.alloc_activation([count, hidden])?,
                 _ => backend.alloc([count, hidden])?,
@@ -262,14 +270,13 @@ impl<B: Backend> Run<'_, B> {
         let (backend, text) = (self.backend, format!("{tokens} tokens, {heads}/{kv_heads} heads of {head_dim}"));
         let table = made(41, tokens * head_dim);
         let mut q = self.activation(42, [tokens, heads * head_dim])?;
-        for (operation, direction) in
-            [("rotary", Direction::Forward), ("rotary, backward", Direction::Backward)]
-        {
+        for (operation, direction) in [("rotary", Direction::Forward), ("rotary, backward", Direction::Backward)] {
             backend.rotary(&mut q, &backend.upload(&table)?, head_dim, direction)?;
             self.note(operation, text.clone(), &q, ROUNDED)?;
         }
         let q = self.activation(43, [tokens, heads * head_dim])?;
-        let (k, v) = (self.activation(44, [tokens, kv_heads * head_dim])?, self.activation(45, [tokens, kv_heads * head_dim])?);
+        let (k, v) =
+            (self.activation(44, [tokens, kv_heads * head_dim])?, self.activation(45, [tokens, kv_heads * head_dim])?);
         let order: Vec<u32> = (0..tokens as u32).collect();
         let (start, end) = (backend.indices(&order)?, backend.indices(&forest(46, tokens))?);
         let sight = Sight { query: &start, start: &start, end: &end };
@@ -282,8 +289,7 @@ impl<B: Backend> Run<'_, B> {
         let mut dq = backend.alloc_activation([tokens, heads * head_dim])?;
         let mut dk = backend.alloc_activation([tokens, kv_heads * head_dim])?;
         let mut dv = backend.alloc_activation([tokens, kv_heads * head_dim])?;
-        backend
-            .attention_back(shape, &sight, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv)?;
+        backend.attention_back(shape, &sight, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv)?;
         // Gradients are differences of numbers that were rounded on the way.
         self.note("attention_back: dq", text.clone(), &dq, 3.0 * ROUNDED)?;
         self.note("attention_back: dk", text.clone(), &dk, 3.0 * ROUNDED)?;
@@ -322,15 +328,8 @@ impl<B: Backend> Run<'_, B> {
         let gradient = self.full(61, [1, n])?;
         let (mut params, mut first) = (self.full(62, [1, n])?, self.full(63, [1, n])?);
         let mut second = backend.upload(&made(64, n).into_iter().map(f32::abs).collect::<Vec<_>>())?;
-        let step = AdamW {
-            lr: 1e-2,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            step: 3,
-            gradient_scale: 0.5,
-        };
+        let step =
+            AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 3, gradient_scale: 0.5 };
         backend.adamw(&step, &gradient, &mut params, &mut first, &mut second)?;
         self.note("adamw", n.to_string(), &params, 1e-5)?;
         let squares = backend.sum_squares(&gradient)? as f32;

@@ -5,6 +5,8 @@
 //! is written in [`crate::model`]; here it is counted. To that come the weights, what is trained with its gradients and
 //! moments, the logits of a block of rows, the scratch of the operation in hand, and the process itself.
 
+pub mod gpu;
+
 use std::collections::BTreeMap;
 
 use insula_kernels::{Precision, cpu};

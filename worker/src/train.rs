@@ -17,6 +17,7 @@ use crate::{
     checkpoint::{self, CheckpointError, Progress, State},
     engine::{Compute, EngineError, Example, SlotGradient},
     forest::count_tree_tokens,
+    memory,
     optimizer::{AdamWConfig, AdamWState, clip_coefficient, gradient_norm, lr},
     parameters::Parameters,
     plan::{self, Sample},
@@ -244,6 +245,11 @@ impl Training {
         nodes.into_iter().for_each(|node| sum.push_node(node));
         let gradient = sum.finish().expect("an update has at least one sample");
         self.step(&update, &gradient, &facts)
+    }
+
+    /// Tree tokens of its longest slot.
+    pub fn longest_slot(&self) -> usize {
+        memory::longest_slot(&self.stage, self.seed, &self.samples, |sample| &self.examples[sample].ids)
     }
 
     /// What the next update is made of.

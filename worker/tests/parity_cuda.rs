@@ -37,7 +37,12 @@ fn cuda_logits_and_gradients_are_the_goldens() {
             let sequences: Vec<Vec<u32>> = tiny.examples.iter().map(|example| example.ids.clone()).collect();
             let forest = tiny.engine.logits(Some(&tiny.adapter), &sequences).unwrap();
             for (i, logits) in forest.iter().enumerate() {
-                assert_close(&format!("{} logits.{i}", tiny.name), logits, &tiny.tensors.get(&format!("logits.{i}")), LOGITS);
+                assert_close(
+                    &format!("{} logits.{i}", tiny.name),
+                    logits,
+                    &tiny.tensors.get(&format!("logits.{i}")),
+                    LOGITS,
+                );
             }
             let slot = tiny.slot();
             let mean: Vec<f32> = slot.gradient.iter().map(|g| g / slot.supervised_tokens as f32).collect();

@@ -38,7 +38,10 @@ pub async fn run(args: DoctorArgs) -> Result<(), Failure> {
     }
     if args.json {
         let version = crate::VERSION_TEXT;
-        say!("{}", serde_json::json!({ "version": version, "findings": findings, "job_memory_bytes": job, "gpus": examined }));
+        say!(
+            "{}",
+            serde_json::json!({ "version": version, "findings": findings, "job_memory_bytes": job, "gpus": examined })
+        );
     } else {
         say!("insula {}", crate::VERSION_TEXT);
         for Finding { what, good, found } in &findings {

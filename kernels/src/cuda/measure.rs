@@ -84,7 +84,12 @@ impl Cuda {
             alpha: 1.0,
             beta: 0.0,
         };
-        note("product", self.seconds(repeat, || self.blas.multiply(&product))?, 6 * side * side, 2 * side * side * side);
+        note(
+            "product",
+            self.seconds(repeat, || self.blas.multiply(&product))?,
+            6 * side * side,
+            2 * side * side * side,
+        );
         drop((a, b, c));
 
         let n = tokens * width;
@@ -139,9 +144,7 @@ impl Cuda {
         note("attention", self.seconds(repeat, forward)?, 8 * n, operations);
         let dout = self.zeroed(wide)?;
         let (mut dq, mut dk, mut dv) = (self.zeroed(wide)?, self.zeroed(wide)?, self.zeroed(wide)?);
-        let backward = || {
-            self.attention_back(shape, &sight, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv)
-        };
+        let backward = || self.attention_back(shape, &sight, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv);
         note("attention_back", self.seconds(repeat, backward)?, 16 * n, operations / 2 * 5);
         Ok(())
     }

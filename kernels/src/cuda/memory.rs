@@ -57,6 +57,12 @@ impl Pool {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// Bytes that lie here to be used again.
+    pub(crate) fn idle_bytes(&self) -> usize {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.values().flatten().map(Region::bytes).sum()
+    }
+
     /// From now on storage for more than a few rows has room for this many.
     pub(crate) fn expect(&self, rows: usize) {
         self.expected.fetch_max(rows, Ordering::Relaxed);

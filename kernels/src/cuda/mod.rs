@@ -61,12 +61,13 @@ impl Cuda {
         device::count()
     }
 
-    /// What it is, and how much of its memory is free.
+    /// What it is, and how much of its memory is free, buffers that wait to be used again included.
     ///
     /// # Errors
     /// When the device refuses.
     pub fn facts(&self) -> Result<Facts, KernelError> {
-        self.device.facts()
+        let facts = self.device.facts()?;
+        Ok(Facts { free: facts.free + self.pool.idle_bytes(), ..facts })
     }
 
     /// The GPU's own number, the same in every process and on no other GPU.

@@ -2,18 +2,19 @@
 
 use std::path::PathBuf;
 
-use insula_kernels::Cuda;
+use insula_kernels::{Cuda, Precision};
 use insula_proto::{
     ids::Digest,
     job::{self, JobSpec},
-    v1::Lease,
+    v1::{FailureClass, Lease},
 };
 
 use super::{failure::Unfinished, link::Link, work::WorkerConfig};
 use crate::{
     base::{Base, ModelConfig, fetch},
     device::Device,
-    engine::{Compute, precision_of},
+    engine::{Compute, EngineError, precision_of},
+    memory,
     parameters::Parameters,
     tokenize::Tokenizer,
     tuned,
@@ -83,6 +84,9 @@ impl Loaded {
         let base = Base::open(&resolved.path).map_err(Unfinished::bad_data)?;
         let precision = precision_of(spec.base.precision);
         let tokenizer = base.tokenizer().map_err(Unfinished::bad_data)?;
+        if let Some(gpu) = device.gpu() {
+            has_room(gpu, &base.config, precision)?;
+        }
         let engine = device.load(&base.config, &base, precision)?;
         link.log(&format!("base {} ({digest}) in memory", resolved.source));
         let (source, precision) = (resolved.source, spec.base.precision);
@@ -137,6 +141,19 @@ impl Loaded {
         let (path, found) = (self.path.display(), &base.digest);
         Err(Unfinished::bad_data(format!("base {path} is {found} now, but the job was begun with {}", self.digest)))
     }
+}
+
+/// Refuses a base that the GPU has no room for before it is read.
+fn has_room(gpu: &Cuda, config: &ModelConfig, precision: Precision) -> Result<(), Unfinished> {
+    let (wanted, facts) = (memory::gpu::weights(config, precision), gpu.facts().map_err(EngineError::from)?);
+    if wanted <= facts.free as u64 {
+        return Ok(());
+    }
+    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+    let (name, wanted, free) = (facts.name, gigabytes(wanted), gigabytes(facts.free as u64));
+    let message =
+        format!("{name}: the base takes {wanted:.2} GB, {free:.2} GB are free: hold it in fewer bits (base.precision)");
+    Err(Unfinished::Failed { class: FailureClass::OutOfMemory, message })
 }
 
 /// The lease's job, parsed.

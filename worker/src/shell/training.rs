@@ -7,7 +7,7 @@ use insula_proto::{
     corpus::{CorpusManifest, Dialogue, Split},
     ids::Digest,
     job::{ClassWeights, JobSpec, Objective, Parameters, Stage},
-    v1::{self, Artifact, EpochTrained, Lease, LedgerSegment, TrainTask, report_request::Report},
+    v1::{self, Artifact, EpochTrained, FailureClass, Lease, LedgerSegment, TrainTask, report_request::Report},
 };
 use rayon::prelude::*;
 
@@ -25,9 +25,9 @@ use super::{
 use crate::{
     adapter::{Adapter, AdapterConfig, Target},
     checkpoint::{Manifest, Origin, State},
-    engine::{Compute, Example},
+    engine::{Compute, EngineError, Example, precision_of},
     ledger::Line,
-    peft,
+    memory, peft,
     plan::{self, Sample},
     prompt::{self, Prompter},
     seed::{self, Purpose},
@@ -52,6 +52,7 @@ pub fn train(loaded: &mut Loaded, lease: &Lease, task: &TrainTask, link: &Link) 
     link.log(&format!("{}: {} of {} updates done", lease.what, training.progress().update, training.updates()));
     let members = Digest::of(&serde_json::to_vec(&origin).expect("an origin is plain data"));
     let (seats, pause_epoch) = (link.seats(), task.pause_epoch);
+    fits_the_gpu(loaded, &spec, &training)?;
     let mut desk = LeaseDesk { loaded, link, lease, origin, dropped_utterances };
     updates::run(Course { training: &mut training, desk: &mut desk, seats: &seats, origin: members, pause_epoch })
 }
@@ -95,6 +96,38 @@ impl Desk for LeaseDesk<'_> {
     fn log(&mut self, line: &str) {
         self.link.log(line);
     }
+}
+
+/// Refuses a training that the GPU has no room for before it begins.
+fn fits_the_gpu(loaded: &Loaded, spec: &JobSpec, training: &Training) -> Result<(), Unfinished> {
+    let Some(gpu) = &loaded.gpu else { return Ok(()) };
+    let targets = spec.adapter.targets.iter().filter_map(|name| Target::named(name)).collect();
+    let plan = memory::Plan {
+        model: &loaded.config,
+        base_bytes: 0,
+        precision: precision_of(loaded.precision),
+        parameters: spec.train.parameters,
+        adapter: &AdapterConfig { r: spec.adapter.r as usize, alpha: f64::from(spec.adapter.alpha), targets },
+        recompute: spec.train.recompute,
+        merge: false,
+        slot_tokens: training.longest_slot(),
+        slots: 0,
+        forest_tokens: 0,
+    };
+    let (wanted, facts) = (memory::gpu::predict(&plan).computing, gpu.facts().map_err(EngineError::from)?);
+    if wanted <= facts.free as u64 {
+        return Ok(());
+    }
+    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+    let message = format!(
+        "{}: slots of {} tokens take {:.2} GB beside the base, {:.2} GB are free: lower train.slot_tokens, set \
+        train.recompute = true, or hold the base in fewer bits (base.precision)",
+        facts.name,
+        plan.slot_tokens,
+        gigabytes(wanted),
+        gigabytes(facts.free as u64)
+    );
+    Err(Unfinished::Failed { class: FailureClass::OutOfMemory, message })
 }
 
 /// What this run's checkpoints must agree on: settings, stage and what it starts from; corpus; base.

@@ -144,9 +144,13 @@ impl Gpus {
             }
             let ceiling = |what| reached.iter().find(|reached| reached.what == what);
             let (copy, product) = (ceiling("copy").map(|c| c.bytes), ceiling("product").map(|p| p.operations));
-            lines.push(format!("\n{:<24} {:>10} {:>10} {:>9} {:>10} {:>9}", "reached", "ms", "GB/s", "of copy", "TFLOP/s", "of GEMM"));
+            lines.push(format!(
+                "\n{:<24} {:>10} {:>10} {:>9} {:>10} {:>9}",
+                "reached", "ms", "GB/s", "of copy", "TFLOP/s", "of GEMM"
+            ));
             for Reached { what, seconds, bytes, operations } in reached {
-                let part = |of: f64, whole: Option<f64>| whole.map_or(String::new(), |w| format!("{:.0}%", 100.0 * of / w));
+                let part =
+                    |of: f64, whole: Option<f64>| whole.map_or(String::new(), |w| format!("{:.0}%", 100.0 * of / w));
                 lines.push(format!(
                     "{what:<24} {:>10.3} {:>10.0} {:>9} {:>10.2} {:>9}",
                     seconds * 1e3,
@@ -162,9 +166,7 @@ impl Gpus {
 
     fn json(&self) -> Value {
         let checked = |c: &Checked| json!({ "operation": c.operation, "shape": c.shape, "off": c.off, "most": c.most });
-        let reached = |r: &Reached| {
-            json!({ "what": r.what, "seconds": r.seconds, "bytes_per_second": r.bytes, "operations_per_second": r.operations })
-        };
+        let reached = |r: &Reached| json!({ "what": r.what, "seconds": r.seconds, "bytes_per_second": r.bytes, "operations_per_second": r.operations });
         let of_gpu = |gpu: &Examined| {
             json!({
                 "name": gpu.facts.name,
