@@ -308,6 +308,10 @@ pub(crate) enum Code {
         a: PredSource,
         b: PredSource,
     },
+    SetPredicate {
+        to: Row,
+        value: bool,
+    },
     MovePred {
         to: Row,
         a: PredSource,

@@ -72,6 +72,7 @@ pub(super) fn execute(r: &mut Registers, code: &Code, mask: u32) {
             let bits = combine(op, r.predicate(a), r.predicate(b));
             r.set_predicate(to, mask, bits);
         }
+        Code::SetPredicate { to, value } => r.set_predicate(to, mask, if value { u32::MAX } else { 0 }),
         Code::MovePred { to, a } => {
             let bits = r.predicate(a);
             r.set_predicate(to, mask, bits);
