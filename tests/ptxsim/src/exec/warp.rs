@@ -2,8 +2,8 @@
 //!
 //! Lanes that stand at the same instruction form a group. The group with the lowest instruction runs, and groups that
 //! meet become one. For code laid out in its structure's order, which compilers emit, that is where the branches of an
-//! `if` or the laps of a loop join again. Code that jumps backwards out of a loop runs correctly too, but joins late,
-//! so that a warp-wide instruction there may be refused although hardware would run it.
+//! `if` or the laps of a loop join again. Where code jumps backwards out of a loop, a group may come to a warp-wide
+//! instruction before its other members do: it stands there, as on hardware, until they have come or none can.
 
 use super::{Env, Outcome, alu, collective, trouble};
 use crate::fault::FaultKind;
@@ -33,11 +33,20 @@ pub(super) struct Warp {
     /// The running group.
     active: u32,
     pub pc: u32,
-    /// The other groups: instruction, lanes.
-    waiting: Vec<(u32, u32)>,
+    /// The other groups.
+    waiting: Vec<Group>,
     pub copies: super::copies::Copies,
     /// Rows of special registers that differ from block to block: row, axis.
     block_rows: Vec<(u32, usize)>,
+}
+
+/// Lanes that stand at one instruction.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    pc: u32,
+    lanes: u32,
+    /// Whether the instruction is one that needs others too.
+    stands: bool,
 }
 
 /// Why a warp's loop ended.
@@ -131,13 +140,20 @@ impl Warp {
                     continue;
                 }
                 _ if mask == 0 => {}
-                Code::Barrier { .. } => {
-                    self.meet_barrier(mask)?;
-                    return Ok(Stop::Barrier);
-                }
-                code => self.execute(env, code, mask)?,
+                Code::Barrier { .. } => match self.meet_barrier(mask) {
+                    Err(_) if self.stand() => env.uncount(at, mask),
+                    met => return met.map(|()| Stop::Barrier),
+                },
+                code => match self.execute(env, code, mask) {
+                    Err(trouble) if matches!(trouble.kind, FaultKind::NotConverged { .. }) && self.stand() => {
+                        env.uncount(at, mask);
+                    }
+                    done => done?,
+                },
             }
-            self.pc += 1;
+            if self.active != 0 {
+                self.pc += 1;
+            }
         }
     }
 
@@ -180,9 +196,11 @@ impl Warp {
     /// Makes the group with the lowest instruction the running one and joins those that stand there.
     fn converge(&mut self) {
         loop {
-            let lowest = self.waiting.iter().enumerate().min_by_key(|(_, group)| group.0);
-            let Some((at, &(pc, lanes))) = lowest else { return };
-            if pc > self.pc && self.active != 0 {
+            let here = |group: &Group| self.active != 0 && group.pc == self.pc;
+            let order = |group: &Group| (!here(group), group.stands, group.pc);
+            let lowest = self.waiting.iter().enumerate().min_by_key(|(_, group)| order(group));
+            let Some((at, &Group { pc, lanes, stands })) = lowest else { return };
+            if self.active != 0 && pc != self.pc && (stands || pc > self.pc) {
                 return;
             }
             self.waiting.swap_remove(at);
@@ -191,10 +209,20 @@ impl Warp {
             } else if pc == self.pc {
                 self.active |= lanes;
             } else {
-                self.waiting.push((self.pc, self.active));
+                self.waiting.push(Group { pc: self.pc, lanes: self.active, stands: false });
                 (self.pc, self.active) = (pc, lanes);
             }
         }
+    }
+
+    /// Leaves the running group where it is until others come; false when no other group can move.
+    fn stand(&mut self) -> bool {
+        if self.waiting.iter().all(|group| group.stands) {
+            return false;
+        }
+        self.waiting.push(Group { pc: self.pc, lanes: self.active, stands: true });
+        self.active = 0;
+        true
     }
 
     fn branch(&mut self, taken: u32, target: u32, uniform: bool) -> Outcome {
@@ -205,7 +233,7 @@ impl Warp {
         } else if uniform {
             return trouble(taken, FaultKind::NotConverged { active: taken, needed: self.active });
         } else {
-            self.waiting.push((target, taken));
+            self.waiting.push(Group { pc: target, lanes: taken, stands: false });
             self.active &= !taken;
             self.pc += 1;
         }
