@@ -51,7 +51,7 @@ fn lanes_leave_a_loop_at_different_laps() {
     let steps = |mut n: u32| {
         let mut count = 0;
         while n != 1 {
-            n = if n % 2 == 0 { n / 2 } else { 3 * n + 1 };
+            n = if u32::is_multiple_of(n, 2) { n / 2 } else { 3 * n + 1 };
             count += 1;
         }
         count
@@ -137,6 +137,24 @@ fn a_shuffle_within_a_branch_needs_its_own_mask() {
     // Reading from a lane that takes no part.
     let outside = Case::new(&body("0xffff").replace("%r1, 1, 31", "%r1, 16, 31")).fault(&[], 32);
     assert_eq!(outside.kind, FaultKind::ShuffleSource { source: 16 });
+}
+
+#[test]
+fn lanes_that_come_early_stand_until_the_others_come() {
+    // The compiler lays the loop of one branch out after the shuffle that follows the branch.
+    let body = format!(
+        "mov.u32 %r9, 0;\nmov.u32 %r2, 3;\nsetp.ge.u32 %p1, %r1, 16;\n@%p1 bra LOOP;\n\
+         JOINED: shfl.sync.bfly.b32 %r9, %r2, 16, 31, -1;\nbar.sync 0;\nbra STORE;\n\
+         LOOP: add.u32 %r2, %r2, %r1;\nsetp.lt.u32 %p2, %r2, 100;\n@%p2 bra LOOP;\nbra JOINED;\nSTORE:\n{STORE}"
+    );
+    let looped = |t: u32| (1..).map(|laps| 3 + laps * t).find(|&x| x >= 100).expect("some lap");
+    let expected: Vec<u32> = (0..32).map(|t| if t < 16 { looped(t + 16) } else { 3 }).collect();
+    let (found, counts) = Case::new(&body).run(&[], 32).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(found, expected);
+    assert_eq!(counts.instructions.get("shfl.sync.bfly.b32"), Some(&1), "what did not run is not counted");
+    // Two groups that wait for each other at different instructions will wait for ever.
+    let body = "setp.lt.u32 %p1, %r1, 16;\n@%p1 bra LOW;\nbar.warp.sync -1;\nbra OUT;\nLOW: bar.warp.sync -1;\nOUT:";
+    assert!(matches!(Case::new(body).fault(&[], 1).kind, FaultKind::NotConverged { .. }));
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn loaded(count: usize, transposed: bool) -> Vec<[u32; 32]> {
         registers.join(", ")
     );
     // Element (matrix, row, column) of 16 bits is 64 matrix + 8 row + column.
-    let input: Vec<u32> = (0..128).map(|word| word * 2 | (word * 2 + 1) << 16).collect();
+    let input: Vec<u32> = (0..128).map(|word| (word * 2) | ((word * 2 + 1) << 16)).collect();
     let found = Case::new(&body).shared().output(&input, 128);
     (0..count).map(|at| std::array::from_fn(|lane| found[at * 32 + lane])).collect()
 }
