@@ -247,7 +247,9 @@ fn a_killed_peer_hangs_the_stream_until_the_abort() {
     }
     let survivor = stage.start("rank 0", &[]);
     let mut victim = stage.start("rank 1", &[]);
-    ["ready0", "ready1"].map(|name| read_when_there(&stage.path(name)));
+    for name in ["ready0", "ready1"] {
+        read_when_there(&stage.path(name));
+    }
     victim.kill().unwrap();
     victim.wait().unwrap();
     write_whole(&stage.path("killed"), b"");

@@ -1,0 +1,291 @@
+//! One warp: its registers, its groups of lanes, its instruction loop.
+//!
+//! Lanes that stand at the same instruction form a group. The group with the lowest instruction runs, and groups that
+//! meet become one. For code laid out in its structure's order, which compilers emit, that is where the branches of an
+//! `if` or the laps of a loop join again. Code that jumps backwards out of a loop runs correctly too, but joins late,
+//! so that a warp-wide instruction there may be refused although hardware would run it.
+
+use super::{Env, Outcome, alu, collective, trouble};
+use crate::fault::FaultKind;
+use crate::launch::Launch;
+use crate::program::{Code, PredSource, Program, Special};
+
+/// The three register files, one row of 32 lanes a register.
+#[derive(Debug)]
+pub(super) struct Registers {
+    pub w32: Vec<[u32; 32]>,
+    pub w64: Vec<[u64; 32]>,
+    pub predicates: Vec<u32>,
+}
+
+#[derive(Debug)]
+pub(super) struct Warp {
+    pub index: u32,
+    pub registers: Registers,
+    /// `.local` memory, one thread's after another's.
+    pub local: Vec<u8>,
+    /// Which bytes of `local` this block has written.
+    pub local_written: Vec<bool>,
+    /// Lanes that have threads.
+    present: u32,
+    /// Lanes that have not exited.
+    pub alive: u32,
+    /// The running group.
+    active: u32,
+    pub pc: u32,
+    /// The other groups: instruction, lanes.
+    waiting: Vec<(u32, u32)>,
+    pub copies: super::copies::Copies,
+    /// Rows of special registers that differ from block to block: row, axis.
+    block_rows: Vec<(u32, usize)>,
+}
+
+/// Why a warp's loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    Barrier,
+    Exited,
+}
+
+impl Warp {
+    pub(super) fn new(program: &Program, launch: &Launch<'_>, index: u32) -> Warp {
+        let files = &program.files;
+        let mut registers = Registers {
+            w32: vec![[0; 32]; files.rows32],
+            w64: vec![[0; 32]; files.rows64],
+            predicates: vec![0; files.predicates],
+        };
+        for &(row, value) in &files.constants32 {
+            registers.w32[row as usize] = [value; 32];
+        }
+        for &(row, value) in &files.constants64 {
+            registers.w64[row as usize] = [value; 32];
+        }
+        let mut block_rows = Vec::new();
+        for &(row, special) in &files.specials {
+            if let Special::Block(axis) = special {
+                block_rows.push((row, axis));
+            }
+            registers.w32[row as usize] = std::array::from_fn(|lane| special_value(special, launch, index, lane));
+        }
+        let threads: u32 = launch.block.iter().product();
+        let here = (threads - index * 32).min(32);
+        let local = program.local_bytes * 32;
+        Warp {
+            index,
+            registers,
+            local: vec![0xff; local],
+            local_written: vec![false; local],
+            present: if here == 32 { u32::MAX } else { (1 << here) - 1 },
+            alive: 0,
+            active: 0,
+            pc: 0,
+            waiting: Vec::new(),
+            copies: super::copies::Copies::default(),
+            block_rows,
+        }
+    }
+
+    pub(super) fn begin_block(&mut self, block: [u32; 3]) {
+        for &(row, axis) in &self.block_rows {
+            self.registers.w32[row as usize] = [block[axis]; 32];
+        }
+        self.alive = self.present;
+        self.active = self.present;
+        self.pc = 0;
+        self.waiting.clear();
+        self.copies = super::copies::Copies::default();
+        self.local_written.fill(false);
+    }
+
+    /// The lanes in which a predicate operand is true.
+    pub(super) fn predicate(&self, source: PredSource) -> u32 {
+        self.registers.predicate(source)
+    }
+
+    /// Runs until all lanes have exited or a barrier is reached.
+    pub(super) fn run(&mut self, env: &mut Env<'_>) -> Outcome<Stop> {
+        let program = env.program;
+        loop {
+            if !self.waiting.is_empty() {
+                self.converge();
+            }
+            let at = self.pc as usize;
+            let instruction = &program.instructions[at];
+            let mut mask = self.active;
+            if let Some(guard) = instruction.guard {
+                mask &= self.predicate(PredSource { row: guard.row, negated: guard.negated });
+            }
+            let tally = &mut env.tally[at];
+            tally.0 += 1;
+            tally.1 += u64::from(mask.count_ones());
+            match &instruction.code {
+                Code::Branch { target, uniform } => {
+                    self.branch(mask, *target, *uniform)?;
+                    continue;
+                }
+                Code::Exit => {
+                    if self.exit(mask) {
+                        return Ok(Stop::Exited);
+                    }
+                    continue;
+                }
+                _ if mask == 0 => {}
+                Code::Barrier { .. } => {
+                    self.meet_barrier(mask)?;
+                    return Ok(Stop::Barrier);
+                }
+                code => self.execute(env, code, mask)?,
+            }
+            self.pc += 1;
+        }
+    }
+
+    fn execute(&mut self, env: &mut Env<'_>, code: &Code, mask: u32) -> Outcome {
+        match code {
+            Code::Load { space, read_only, to, from } => env.load(self, mask, *space, *read_only, to, from),
+            Code::Store { space, from, to } => env.store(self, mask, *space, from, to),
+            Code::Atomic { space, op, of, to, address, a, b } => {
+                env.atomic(self, mask, *space, (*op, *of), *to, address, (*a, *b))
+            }
+            Code::CopyAsync { to, from, bytes, source_bytes } => {
+                env.copy_async(self, mask, to, from, usize::from(*bytes), *source_bytes)
+            }
+            Code::CopyCommit => {
+                self.copies.commit(mask);
+                Ok(())
+            }
+            Code::CopyWait { pending } => env.copy_wait(self, mask, *pending),
+            Code::LoadMatrix { transposed, count, to, from } => {
+                env.load_matrix(self, mask, *transposed, &to[..usize::from(*count)], from)
+            }
+            Code::Mma { to, a, b, c } => collective::mma(self, mask, to, a, b, c),
+            Code::Shuffle { .. } | Code::Vote { .. } | Code::Reduce { .. } | Code::SyncWarp { .. } => {
+                collective::execute(self, code, mask)
+            }
+            Code::ActiveMask { to } => {
+                for lane in super::lanes(mask) {
+                    self.registers.w32[*to as usize][lane] = self.active;
+                }
+                Ok(())
+            }
+            Code::Fence => Ok(()),
+            _ => {
+                alu::execute(&mut self.registers, code, mask);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the group with the lowest instruction the running one and joins those that stand there.
+    fn converge(&mut self) {
+        loop {
+            let lowest = self.waiting.iter().enumerate().min_by_key(|(_, group)| group.0);
+            let Some((at, &(pc, lanes))) = lowest else { return };
+            if pc > self.pc && self.active != 0 {
+                return;
+            }
+            self.waiting.swap_remove(at);
+            if self.active == 0 {
+                (self.pc, self.active) = (pc, lanes);
+            } else if pc == self.pc {
+                self.active |= lanes;
+            } else {
+                self.waiting.push((self.pc, self.active));
+                (self.pc, self.active) = (pc, lanes);
+            }
+        }
+    }
+
+    fn branch(&mut self, taken: u32, target: u32, uniform: bool) -> Outcome {
+        if taken == self.active {
+            self.pc = target;
+        } else if taken == 0 {
+            self.pc += 1;
+        } else if uniform {
+            return trouble(taken, FaultKind::NotConverged { active: taken, needed: self.active });
+        } else {
+            self.waiting.push((target, taken));
+            self.active &= !taken;
+            self.pc += 1;
+        }
+        Ok(())
+    }
+
+    /// Ends the lanes of the mask; true when none is left.
+    fn exit(&mut self, mask: u32) -> bool {
+        self.alive &= !mask;
+        self.active &= !mask;
+        if self.alive == 0 {
+            return true;
+        }
+        if self.active != 0 {
+            self.pc += 1;
+        }
+        false
+    }
+
+    /// All threads of the warp have to be here, none exited or elsewhere.
+    fn meet_barrier(&self, mask: u32) -> Outcome {
+        if mask == self.present {
+            return Ok(());
+        }
+        let exited = self.present & !self.alive;
+        let how = format!("of warp {}, lanes {mask:08x} come, lanes {exited:08x} have exited", self.index);
+        trouble(mask, FaultKind::BarrierDivergence(how))
+    }
+
+    /// A warp-wide instruction has to be run by exactly its members, as far as they have not exited.
+    pub(super) fn check_members(&self, mask: u32, members: u32) -> Outcome {
+        let row = &self.registers.w32[members as usize];
+        for lane in super::lanes(mask) {
+            let needed = row[lane] & self.alive;
+            if needed != mask {
+                return trouble(mask, FaultKind::NotConverged { active: mask, needed });
+            }
+        }
+        Ok(())
+    }
+
+    /// mma and ldmatrix need all 32 lanes.
+    pub(super) fn check_full(mask: u32) -> Outcome {
+        if mask == u32::MAX {
+            Ok(())
+        } else {
+            trouble(mask, FaultKind::NotConverged { active: mask, needed: u32::MAX })
+        }
+    }
+}
+
+impl Registers {
+    pub(super) fn predicate(&self, source: PredSource) -> u32 {
+        let bits = self.predicates[source.row as usize];
+        if source.negated { !bits } else { bits }
+    }
+
+    /// Sets a predicate in the lanes of the mask.
+    pub(super) fn set_predicate(&mut self, row: u32, mask: u32, bits: u32) {
+        let old = &mut self.predicates[row as usize];
+        *old = (*old & !mask) | (bits & mask);
+    }
+}
+
+fn special_value(special: Special, launch: &Launch<'_>, warp: u32, lane: usize) -> u32 {
+    let [x, y, z] = launch.block;
+    let lane = lane as u32;
+    let thread = warp * 32 + lane;
+    match special {
+        Special::Thread(axis) => [thread % x, thread / x % y, thread / (x * y) % z][axis],
+        Special::Threads(axis) => launch.block[axis],
+        // Set when a block begins.
+        Special::Block(_) => 0,
+        Special::Blocks(axis) => launch.grid[axis],
+        Special::Lane => lane,
+        Special::Warp => warp,
+        Special::LaneMaskEq => 1 << lane,
+        Special::LaneMaskLt => (1 << lane) - 1,
+        Special::LaneMaskLe => u32::MAX >> (31 - lane),
+        Special::LaneMaskGe => u32::MAX << lane,
+        Special::LaneMaskGt => !(u32::MAX >> (31 - lane)),
+    }
+}
