@@ -173,7 +173,6 @@ fn attribute(number: c_int, ordinal: c_int) -> Option<c_int> {
         37 => 64,
         38 => 4 << 20,
         39 => 2048,
-        50 => 0,
         75 => major,
         76 => minor,
         78..=80 => 1,
@@ -182,7 +181,7 @@ fn attribute(number: c_int, ordinal: c_int) -> Option<c_int> {
         111 => 1024,
         115 => 1,
         // Managed memory, cooperative launches, clusters and the rest are not modelled.
-        1..=157 => 0,
+        number if (1..=157).contains(&number) => 0,
         _ => return None,
     })
 }

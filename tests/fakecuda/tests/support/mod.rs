@@ -2,6 +2,7 @@
 //! `LD_LIBRARY_PATH` only when a process starts.
 #![expect(clippy::disallowed_methods, reason = "the child learns from its environment which part it plays")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
