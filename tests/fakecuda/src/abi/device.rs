@@ -46,13 +46,10 @@ fn cuDeviceGetName(name: Out<c_char>, length: c_int, ordinal: c_int) -> Code {
     stored(name.put_text(&format!("fakecuda {}", device.ordinal), length))
 }
 fn cuDeviceGetUuid_v2(uuid: Out<[u8; 16]>, ordinal: c_int) -> Code {
-    initialised()?;
-    let mut bytes = *b"insula-fakecuda\0";
-    bytes[15] = device(ordinal)?.ordinal as u8;
-    stored(uuid.put(bytes))
+    identify(uuid, ordinal)
 }
 fn cuDeviceGetUuid(uuid: Out<[u8; 16]>, ordinal: c_int) -> Code {
-    match cuDeviceGetUuid_v2(uuid, ordinal) { 0 => Ok(()), number => Err(Code(number)) }
+    identify(uuid, ordinal)
 }
 fn cuDeviceTotalMem_v2(bytes: Out<usize>, ordinal: c_int) -> Code {
     initialised()?;
@@ -184,4 +181,11 @@ fn attribute(number: c_int, ordinal: c_int) -> Option<c_int> {
         number if (1..=157).contains(&number) => 0,
         _ => return None,
     })
+}
+
+fn identify(uuid: Out<[u8; 16]>, ordinal: c_int) -> Result<(), Code> {
+    initialised()?;
+    let mut bytes = *b"insula-fakecuda\0";
+    bytes[15] = device(ordinal)?.ordinal as u8;
+    stored(uuid.put(bytes))
 }
