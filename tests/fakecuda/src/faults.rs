@@ -19,11 +19,21 @@ pub enum Planned {
 
 /// A text that is no fault plan.
 #[derive(Debug, PartialEq, Eq)]
-pub struct PlanError(String);
+pub enum PlanError {
+    /// An entry that is not of the form.
+    Form(String),
+    /// An entry for a symbol that does not exist, and would never strike.
+    Symbol(String),
+}
 
 impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is not symbol:nth:code, with nth from 1 and code a number or `hang`", self.0)
+        match self {
+            PlanError::Form(entry) => {
+                write!(f, "`{entry}` is not symbol:nth:code, with nth from 1 and code a number, or `hang` for nccl")
+            }
+            PlanError::Symbol(symbol) => write!(f, "there is no entry point `{symbol}`"),
+        }
     }
 }
 
@@ -38,9 +48,16 @@ pub struct Plan {
 
 impl Plan {
     /// Reads a plan; an empty text is the plan without faults.
-    pub fn parse(text: &str) -> Result<Plan, PlanError> {
+    ///
+    /// # Errors
+    /// An entry that cannot be read, or names a symbol that `known` does not know.
+    pub fn parse(text: &str, known: impl Fn(&str) -> bool) -> Result<Plan, PlanError> {
         let entries = text.split(';').map(str::trim).filter(|entry| !entry.is_empty()).map(entry);
-        Ok(Plan { entries: entries.collect::<Result<_, _>>()?, calls: BTreeMap::new() })
+        let entries = entries.collect::<Result<Vec<_>, _>>()?;
+        if let Some((symbol, ..)) = entries.iter().find(|(symbol, ..)| !known(symbol)) {
+            return Err(PlanError::Symbol(symbol.clone()));
+        }
+        Ok(Plan { entries, calls: BTreeMap::new() })
     }
 
     /// Counts one call of `symbol` and says what the plan has for it.
@@ -55,10 +72,14 @@ impl Plan {
 }
 
 fn entry(text: &str) -> Result<(String, u64, Planned), PlanError> {
-    let wrong = || PlanError(text.to_owned());
+    let wrong = || PlanError::Form(text.to_owned());
     let [symbol, nth, code] = text.split(':').collect::<Vec<_>>().try_into().map_err(|_| wrong())?;
     let nth = nth.parse().ok().filter(|nth| *nth > 0).ok_or_else(wrong)?;
-    let planned = if code == "hang" { Planned::Hang } else { Planned::Code(code.parse().map_err(|_| wrong())?) };
+    let planned = if code == "hang" && symbol.starts_with("nccl") {
+        Planned::Hang
+    } else {
+        Planned::Code(code.parse().map_err(|_| wrong())?)
+    };
     Ok((symbol.to_owned(), nth, planned))
 }
 
@@ -68,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_planned_call_and_no_other_fails() {
-        let mut plan = Plan::parse("cuMemAlloc_v2:3:2; ncclAllReduce:1:hang").unwrap();
+        let mut plan = Plan::parse("cuMemAlloc_v2:3:2; ncclAllReduce:1:hang", |_| true).unwrap();
         let seen: Vec<_> = (0..4).map(|_| plan.call("cuMemAlloc_v2")).collect();
         assert_eq!(seen, [None, None, Some(Planned::Code(2)), None]);
         assert_eq!(plan.call("ncclAllReduce"), Some(Planned::Hang));
@@ -78,15 +99,17 @@ mod tests {
 
     #[test]
     fn a_symbol_may_fail_more_than_once() {
-        let mut plan = Plan::parse("cuLaunchKernel:1:719;cuLaunchKernel:2:1").unwrap();
+        let mut plan = Plan::parse("cuLaunchKernel:1:719;cuLaunchKernel:2:1", |_| true).unwrap();
         assert_eq!(plan.call("cuLaunchKernel"), Some(Planned::Code(719)));
         assert_eq!(plan.call("cuLaunchKernel"), Some(Planned::Code(1)));
     }
 
     #[test]
     fn a_malformed_plan_is_refused() {
-        for text in ["cuInit", "cuInit:0:1", "cuInit:x:1", "cuInit:1:y", "cuInit:1:2:3"] {
-            assert!(Plan::parse(text).is_err(), "{text}");
+        for text in ["cuInit", "cuInit:0:1", "cuInit:x:1", "cuInit:1:y", "cuInit:1:2:3", "cuInit:1:hang"] {
+            assert_eq!(Plan::parse(text, |_| true).err(), Some(PlanError::Form(text.to_owned())));
         }
+        let misspelt = Plan::parse("cuMemAloc:1:2", |symbol| symbol == "cuMemAlloc_v2");
+        assert_eq!(misspelt.err(), Some(PlanError::Symbol("cuMemAloc".to_owned())));
     }
 }

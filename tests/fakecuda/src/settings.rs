@@ -36,11 +36,11 @@ pub fn settings() -> &'static Settings {
     SETTINGS.get_or_init(Settings::read)
 }
 
-/// `INSULA_FAKECUDA_FAIL` as a plan. A text that cannot be read ends the process: a test whose fault is not injected
+/// `INSULA_FAKECUDA_FAIL` as a plan over the symbols that `known` knows. A text that cannot be read ends the process: a test whose fault is not injected
 /// would pass for the wrong reason.
-pub fn fault_plan() -> Plan {
+pub fn fault_plan(known: fn(&str) -> bool) -> Plan {
     let text = variable("FAIL").unwrap_or_default();
-    Plan::parse(&text).unwrap_or_else(|error| refuse("FAIL", &error.to_string()))
+    Plan::parse(&text, known).unwrap_or_else(|error| refuse("FAIL", &error.to_string()))
 }
 
 impl Settings {

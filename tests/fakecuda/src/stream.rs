@@ -116,17 +116,20 @@ impl Stream {
     pub fn submit(self: &Arc<Self>, work: Work) -> Result<(), Code> {
         match self.capture() {
             Some(capture) => capture.add(self, work),
-            None => {
-                self.queue(work);
-                Ok(())
-            }
+            None => self.queue(work),
         }
     }
 
-    /// Queues work whether or not the stream is captured.
-    fn queue(&self, work: Work) {
-        self.shared.queue().waiting.push_back(work);
+    fn queue(&self, work: Work) -> Result<(), Code> {
+        let mut queue = self.shared.queue();
+        if queue.closed {
+            // Its thread may be gone: whoever waited for this work would wait forever.
+            return Err(Code::INVALID_HANDLE);
+        }
+        queue.waiting.push_back(work);
+        drop(queue);
         self.shared.changed.notify_all();
+        Ok(())
     }
 
     /// Waits until all queued work is done.
@@ -273,6 +276,7 @@ mod tests {
         }
         drop(sender);
         stream.close();
+        assert_eq!(stream.submit(Work::always(|| {})), Err(Code::INVALID_HANDLE));
         assert_eq!(receiver.iter().collect::<Vec<i32>>(), [0, 1, 2]);
     }
 }

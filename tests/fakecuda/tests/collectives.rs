@@ -1,5 +1,6 @@
 //! NCCL through cudarc on the stand-in: ranks in processes and in threads, faults, aborts.
 #![expect(unsafe_code, reason = "cudarc's raw calls are unsafe")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
@@ -30,18 +31,13 @@ fn meet(stage: &Stage, rank: usize) -> Id {
 }
 
 /// Runs `body(rank, comm)` in as many processes as there are ranks and returns what they printed.
-fn in_processes(
-    test: &'static str,
-    ranks: usize,
-    settings: &[(&str, &str)],
-    body: fn(usize, Comm, &Stage),
-) -> Vec<Said> {
+fn in_processes(test: &'static str, ranks: usize, settings: &[(&str, &str)], body: fn(usize, Comm)) -> Vec<Said> {
     let stage = Stage::new(test);
     for rank in 0..ranks {
         stage.play(&format!("{ranks}.{rank}"), || {
             let comm = Comm::from_rank(stream(), rank, ranks, meet(&stage, rank))
                 .unwrap_or_else(|error| panic!("{:?}", error.0));
-            body(rank, comm, &stage);
+            body(rank, comm);
         });
     }
     let children: Vec<_> = (0..ranks).map(|rank| stage.start(&format!("{ranks}.{rank}"), settings)).collect();
@@ -52,7 +48,7 @@ fn all_succeed(said: &[Said]) {
     said.iter().for_each(|said| assert!(said.success, "{}\n{}", said.out, said.err));
 }
 
-fn every_collective(rank: usize, comm: Comm, _stage: &Stage) {
+fn every_collective(rank: usize, comm: Comm) {
     let (stream, ranks) = (comm.stream(), comm.world_size());
     let sum: usize = (1..=ranks).sum();
     let own = (rank + 1) as f32;
@@ -113,13 +109,11 @@ fn three_processes_do_every_collective_whatever_the_delays() {
 fn threads_of_one_process_are_ranks_too() {
     on_fakecuda("threads_of_one_process_are_ranks_too", &[("INSULA_FAKECUDA_DEVICES", "3")], || {
         let id = Id::new().unwrap();
-        let stage = Stage::new("");
         std::thread::scope(|scope| {
             for rank in 0..3 {
-                let stage = &stage;
                 scope.spawn(move || {
                     let stream = CudaContext::new(rank).unwrap().new_stream().unwrap();
-                    every_collective(rank, Comm::from_rank(stream, rank, 3, id).unwrap(), stage);
+                    every_collective(rank, Comm::from_rank(stream, rank, 3, id).unwrap());
                 });
             }
         });
@@ -247,7 +241,9 @@ fn a_killed_peer_hangs_the_stream_until_the_abort() {
     }
     let survivor = stage.start("rank 0", &[]);
     let mut victim = stage.start("rank 1", &[]);
-    ["ready0", "ready1"].map(|name| read_when_there(&stage.path(name)));
+    for name in ["ready0", "ready1"] {
+        read_when_there(&stage.path(name));
+    }
     victim.kill().unwrap();
     victim.wait().unwrap();
     write_whole(&stage.path("killed"), b"");
@@ -300,7 +296,7 @@ fn a_planned_hang_strikes_one_collective() {
 #[test]
 fn different_collectives_are_told_on_every_rank() {
     let name = "different_collectives_are_told_on_every_rank";
-    let said = in_processes(name, 2, &[], |rank, comm, _| {
+    let said = in_processes(name, 2, &[], |rank, comm| {
         let stream = comm.stream();
         let mut x = stream.clone_htod(&vec![1_f32; 10 + rank]).unwrap();
         comm.all_reduce_in_place(&mut x, &ReduceOp::Sum).unwrap();

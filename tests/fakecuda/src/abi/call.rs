@@ -21,7 +21,10 @@ macro_rules! entry_points {
         pub extern "C" fn $name($($argument: $type),*) -> std::ffi::c_int {
             $crate::abi::call::enter(stringify!($name), || -> Result<(), $kind> { $body })
         }
-    )* };
+    )*
+        /// The entry points of this file, for the fault plan.
+        pub const NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
 }
 pub(crate) use entry_points;
 
@@ -46,6 +49,6 @@ pub fn take_hang() -> bool {
 
 fn planned(symbol: &str) -> Option<Planned> {
     static PLAN: OnceLock<Mutex<Plan>> = OnceLock::new();
-    let plan = PLAN.get_or_init(|| Mutex::new(fault_plan()));
+    let plan = PLAN.get_or_init(|| Mutex::new(fault_plan(super::is_entry_point)));
     plan.lock().unwrap_or_else(PoisonError::into_inner).call(symbol)
 }

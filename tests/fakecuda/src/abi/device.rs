@@ -46,13 +46,10 @@ fn cuDeviceGetName(name: Out<c_char>, length: c_int, ordinal: c_int) -> Code {
     stored(name.put_text(&format!("fakecuda {}", device.ordinal), length))
 }
 fn cuDeviceGetUuid_v2(uuid: Out<[u8; 16]>, ordinal: c_int) -> Code {
-    initialised()?;
-    let mut bytes = *b"insula-fakecuda\0";
-    bytes[15] = device(ordinal)?.ordinal as u8;
-    stored(uuid.put(bytes))
+    identify(uuid, ordinal)
 }
 fn cuDeviceGetUuid(uuid: Out<[u8; 16]>, ordinal: c_int) -> Code {
-    match cuDeviceGetUuid_v2(uuid, ordinal) { 0 => Ok(()), number => Err(Code(number)) }
+    identify(uuid, ordinal)
 }
 fn cuDeviceTotalMem_v2(bytes: Out<usize>, ordinal: c_int) -> Code {
     initialised()?;
@@ -173,7 +170,6 @@ fn attribute(number: c_int, ordinal: c_int) -> Option<c_int> {
         37 => 64,
         38 => 4 << 20,
         39 => 2048,
-        50 => 0,
         75 => major,
         76 => minor,
         78..=80 => 1,
@@ -182,7 +178,14 @@ fn attribute(number: c_int, ordinal: c_int) -> Option<c_int> {
         111 => 1024,
         115 => 1,
         // Managed memory, cooperative launches, clusters and the rest are not modelled.
-        1..=157 => 0,
+        number if (1..=157).contains(&number) => 0,
         _ => return None,
     })
+}
+
+fn identify(uuid: Out<[u8; 16]>, ordinal: c_int) -> Result<(), Code> {
+    initialised()?;
+    let mut bytes = *b"insula-fakecuda\0";
+    bytes[15] = device(ordinal)?.ordinal as u8;
+    stored(uuid.put(bytes))
 }

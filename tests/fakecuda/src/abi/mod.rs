@@ -10,3 +10,9 @@ pub mod memory;
 pub mod nccl;
 pub mod pointers;
 pub mod stream;
+
+/// Whether the stand-in has an entry point of this name.
+pub fn is_entry_point(symbol: &str) -> bool {
+    let files = [device::NAMES, event::NAMES, launch::NAMES, lt::NAMES, memory::NAMES, nccl::NAMES, stream::NAMES];
+    files.iter().any(|names| names.contains(&symbol))
+}

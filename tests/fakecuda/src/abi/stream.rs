@@ -14,12 +14,10 @@ use crate::stream::Work;
 
 entry_points! {
 fn cuStreamCreate(handle: Out<usize>, _flags: c_uint) -> Code {
-    let device = current()?;
-    let stream = device.new_stream()?;
-    stored(handle.put(STREAMS.insert(Arc::new(Owned { value: stream, device }))))
+    create(handle)
 }
-fn cuStreamCreateWithPriority(handle: Out<usize>, flags: c_uint, _priority: c_int) -> Code {
-    match cuStreamCreate(handle, flags) { 0 => Ok(()), number => Err(Code(number)) }
+fn cuStreamCreateWithPriority(handle: Out<usize>, _flags: c_uint, _priority: c_int) -> Code {
+    create(handle)
 }
 fn cuStreamDestroy_v2(handle: usize) -> Code {
     let owned = STREAMS.remove(handle).ok_or(Code::INVALID_HANDLE)?;
@@ -99,4 +97,10 @@ fn cuGraphDestroy(graph: usize) -> Code {
 fn cuGraphExecDestroy(executable: usize) -> Code {
     EXECUTABLES.remove(executable).map(drop).ok_or(Code::INVALID_HANDLE)
 }
+}
+
+fn create(handle: Out<usize>) -> Result<(), Code> {
+    let device = current()?;
+    let stream = device.new_stream()?;
+    stored(handle.put(STREAMS.insert(Arc::new(Owned { value: stream, device }))))
 }

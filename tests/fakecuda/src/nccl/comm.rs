@@ -292,11 +292,8 @@ impl Comm {
             let mut received = Ok(());
             for item in items {
                 if let (Item::Receive(peer, span), Ok(())) = (item, &received) {
-                    received = if *peer == self.rank {
-                        self.from_self(span, own.next())
-                    } else {
-                        self.receive(mesh, *peer, span)
-                    };
+                    received =
+                        if *peer == self.rank { self.keep(span, own.next()) } else { self.receive(mesh, *peer, span) };
                 }
             }
             // After a failed receive the senders may hang until the abort: the error is told before they are waited for.
@@ -321,7 +318,7 @@ impl Comm {
         Ok(self.store(span, &bytes)?)
     }
 
-    fn from_self(&self, span: &Span, parcel: Option<(String, Vec<u8>)>) -> Result<(), Stop> {
+    fn keep(&self, span: &Span, parcel: Option<(String, Vec<u8>)>) -> Result<(), Stop> {
         match parcel {
             Some((sent, bytes)) if sent == span.describe() => Ok(self.store(span, &bytes)?),
             _ => Err(Stop::Mismatch(format!("this rank expects {} from itself and does not send it", span.describe()))),

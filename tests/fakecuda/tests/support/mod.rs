@@ -2,7 +2,9 @@
 //! `LD_LIBRARY_PATH` only when a process starts.
 #![expect(clippy::disallowed_methods, reason = "the child learns from its environment which part it plays")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A test and its processes.
 pub struct Stage {
     test: &'static str,
-    folder: tempfile::TempDir,
+    /// Made by the parent; its processes learn its place.
+    folder: OnceCell<tempfile::TempDir>,
 }
 
 /// What a child printed.
@@ -39,14 +42,18 @@ pub fn on_fakecuda(test: &'static str, settings: &[(&str, &str)], body: impl FnO
 
 impl Stage {
     pub fn new(test: &'static str) -> Stage {
-        Stage { test, folder: tempfile::tempdir().unwrap() }
+        Stage { test, folder: OnceCell::new() }
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder.get_or_init(|| tempfile::tempdir().unwrap()).path()
     }
 
     /// A folder that all processes of the test see: the parent's.
     pub fn path(&self, name: &str) -> PathBuf {
         match std::env::var("FAKECUDA_TEST_FOLDER") {
             Ok(folder) => Path::new(&folder).join(name),
-            Err(_) => self.folder.path().join(name),
+            Err(_) => self.folder().join(name),
         }
     }
 
@@ -62,11 +69,11 @@ impl Stage {
     /// Starts the child with this part.
     pub fn start(&self, part: &str, settings: &[(&str, &str)]) -> Child {
         assert!(std::env::var(PART).is_err(), "a child came past its part");
-        let libraries = insula_fakecuda::install(&self.folder.path().join("lib")).unwrap();
+        let libraries = insula_fakecuda::install(&self.folder().join("lib")).unwrap();
         Command::new(std::env::current_exe().unwrap())
             .args([self.test, "--exact", "--nocapture"])
             .env("LD_LIBRARY_PATH", libraries)
-            .env("FAKECUDA_TEST_FOLDER", self.folder.path())
+            .env("FAKECUDA_TEST_FOLDER", self.folder())
             .env(PART, part)
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
