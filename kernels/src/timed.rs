@@ -68,7 +68,7 @@ impl<B: fmt::Debug> fmt::Debug for Timed<B> {
     }
 }
 
-impl<B> Timed<B> {
+impl<B: Backend> Timed<B> {
     /// Times `inner`'s operations by `clock`.
     pub fn new(inner: B, clock: Clock) -> Self {
         Self { inner, clock, ledger: Ledger::default() }
