@@ -8,12 +8,8 @@ KERNEL(THREADS_MAX)
 embed_bf16(const bf16* __restrict__ table, const u32* __restrict__ ids, float* __restrict__ out, u32 width) {
   table += (u64)ids[blockIdx.x] * width;
   out += (u64)blockIdx.x * width;
-  if (width % 8 == 0 && aligned(table, out)) {
-    for (u32 at = 8 * threadIdx.x; at < width; at += 8 * blockDim.x) {
-      const Eight v = load8(table + at);
-      store4(out + at, make_float4(low(v.pair[0]), high(v.pair[0]), low(v.pair[1]), high(v.pair[1])));
-      store4(out + at + 4, make_float4(low(v.pair[2]), high(v.pair[2]), low(v.pair[3]), high(v.pair[3])));
-    }
+  if (width % 4 == 0 && ((u64)table & 7) == 0 && aligned(out)) {
+    for (u32 at = 4 * threadIdx.x; at < width; at += 4 * blockDim.x) store4(out + at, widen(load_four(table + at)));
     return;
   }
   for (u32 i = threadIdx.x; i < width; i += blockDim.x) out[i] = widen(table[i]);

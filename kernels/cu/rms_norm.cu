@@ -21,7 +21,7 @@ DEVICE float squares(const float* x, u32 width) {
 
 DEVICE void store_scaled(bf16* y, float4 x, float4 gain, float factor) {
   const float4 v = product(x, gain);
-  *reinterpret_cast<uint2*>(y) = make_uint2(pack(factor * v.x, factor * v.y), pack(factor * v.z, factor * v.w));
+  store_four(y, narrow(make_float4(factor * v.x, factor * v.y, factor * v.z, factor * v.w)));
 }
 
 DEVICE void forward_quads(const float* x, const float* gain, bf16* y, u32 width, float eps, float* scratch) {

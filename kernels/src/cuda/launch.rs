@@ -218,7 +218,7 @@ pub fn merge(n: usize) -> Result<Launch, LaunchError> {
 /// # Errors
 /// [`LaunchError::Grid`] for more tokens than a grid has.
 pub fn embed_bf16(tokens: usize, width: usize) -> Result<Launch, LaunchError> {
-    by_row("embed_bf16", tokens, threads(width.div_ceil(8), 256))
+    by_row("embed_bf16", tokens, threads(width.div_ceil(4), 256))
 }
 
 /// `embed_q8(values, scales, ids, out, width)`.

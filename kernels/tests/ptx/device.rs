@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use half::bf16;
 use insula_kernels::cuda::launch::{Launch, LaunchError, SHARED_MAX};
 use insula_kernels::cuda::ptx::MODULES;
-use insula_ptxsim::{Arena, Checks, Copies, Kernel, Module};
+use insula_ptxsim::{Arena, Checks, Copies, Counts, Kernel, Module};
 
 /// What a case gives back: what went wrong, in words.
 pub type Outcome = Result<(), String>;
@@ -143,7 +143,7 @@ impl<'a> Device<'a> {
     }
 
     /// Runs a kernel with all checks on.
-    pub fn run(&self, launch: Result<Launch, LaunchError>, args: &[Arg]) -> Outcome {
+    pub fn run(&self, launch: Result<Launch, LaunchError>, args: &[Arg]) -> Result<Counts, String> {
         let launch = launch.expect("test shapes are within every limit");
         let kernel = self.programs.kernel(launch.kernel);
         let threads: u32 = launch.block.iter().product();
@@ -157,7 +157,7 @@ impl<'a> Device<'a> {
             params: &packed(kernel, args),
             checks: Checks { copies: self.programs.copies, ..Checks::default() },
         };
-        insula_ptxsim::run(&run, &self.arena).map(drop).map_err(|fault| fault.to_string())
+        insula_ptxsim::run(&run, &self.arena).map_err(|fault| fault.to_string())
     }
 }
 
@@ -200,7 +200,8 @@ pub fn close(what: &str, ours: &[f32], expected: &[f32], tolerance: f32, least: 
     assert_eq!(ours.len(), expected.len(), "{what}");
     for (i, (a, b)) in ours.iter().zip(expected).enumerate() {
         // Not-a-number is never close.
-        if a != b && !((a - b).abs() <= tolerance * b.abs().max(least)) {
+        let near = (a - b).abs() <= tolerance * b.abs().max(least);
+        if a != b && !near {
             return Err(format!("{what}[{i}]: {a}, {b} expected"));
         }
     }

@@ -44,7 +44,9 @@ pub fn read_out(programs: &Programs) -> Outcome {
     let cpu = Cpu::new(1).expect("one thread starts");
     for vocab in VOCABULARIES {
         let (mut logits, offsets, ids, _) = rows(vocab);
-        // The greatest logit twice in row 1: the lower id is best, with no margin; in row 2 it is the last.
+        // All logits equal in row 0, the greatest twice in row 1: the lowest id is best, with no margin. In row 2 it is
+        // the last.
+        logits[..vocab].fill(3.0);
         logits[vocab + vocab / 3] = 11.0;
         logits[vocab + vocab / 3 * 2] = 11.0;
         logits[3 * vocab - 1] = 12.0;

@@ -13,3 +13,4 @@ mod logits;
 mod norm;
 mod planted;
 mod rows;
+mod traffic;
