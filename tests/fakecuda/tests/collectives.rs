@@ -295,17 +295,22 @@ fn a_planned_hang_strikes_one_collective() {
 
 #[test]
 fn different_collectives_are_told_on_every_rank() {
-    let name = "different_collectives_are_told_on_every_rank";
-    let said = in_processes(name, 2, &[], |rank, comm| {
-        let stream = comm.stream();
-        let mut x = stream.clone_htod(&vec![1_f32; 10 + rank]).unwrap();
-        comm.all_reduce_in_place(&mut x, &ReduceOp::Sum).unwrap();
-        let event = stream.record_event(None).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        assert!(!event.is_complete());
-        drop(comm);
-        event.synchronize().unwrap();
-    });
+    let stage = Stage::new("different_collectives_are_told_on_every_rank");
+    for rank in 0..2 {
+        stage.play(&format!("rank {rank}"), || {
+            let raw = Raw::begin(rank, 2, &meet(&stage, rank));
+            until("ready", || raw.error() == ncclResult_t::ncclSuccess);
+            let mut x = raw.stream.clone_htod(&vec![1_f32; 10 + rank]).unwrap();
+            assert_eq!(raw.add(&mut x), ncclResult_t::ncclSuccess);
+            let event = raw.stream.record_event(None).unwrap();
+            until("the difference is noticed", || raw.error() == ncclResult_t::ncclInvalidUsage);
+            assert!(!event.is_complete());
+            raw.abort();
+            event.synchronize().unwrap();
+        });
+    }
+    let children = [0, 1].map(|rank| stage.start(&format!("rank {rank}"), &[]));
+    let said = children.map(finish);
     all_succeed(&said);
     let story = "rank 0 calls AllReduce of 10 Float32 by Sum at root 0 as number 1, rank 1 calls AllReduce of 11";
     assert!(said[0].err.contains(story), "{}", said[0].err);

@@ -109,6 +109,8 @@ fn streams_run_at_the_same_time_and_wait_for_events() {
         let second = context.new_stream().unwrap();
         let third = context.new_stream().unwrap();
         let from = first.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
+        // Reached before the pause below, however late the stream's thread begins.
+        from.synchronize().unwrap();
         let busy = hold(&first);
         let order = Arc::new(std::sync::Mutex::new(Vec::new()));
         let note = |stream: &Arc<CudaStream>, name: &'static str| {
