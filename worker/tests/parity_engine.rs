@@ -7,12 +7,14 @@ mod common;
 #[path = "common/golden.rs"]
 mod golden;
 
-use golden::{Tiny, assert_close, example, relative, tiny_models, update};
+use std::path::PathBuf;
+
+use golden::{Tiny, adapter, assert_close, distance, example, ids, relative, tiny_models, update};
 use insula_kernels::{Cpu, Precision};
 use insula_worker::adapter::{Adapter, AdapterConfig, Target};
-use insula_worker::base::Base;
+use insula_worker::base::{self, Base};
 use insula_worker::device::Device;
-use insula_worker::engine::{Compute, Engine, EvalMode, Scored};
+use insula_worker::engine::{Compute, Engine, EvalMode, Example, Scored};
 use insula_worker::optimizer::AdamWState;
 use insula_worker::trie::LabelTrie;
 
@@ -207,14 +209,14 @@ fn parity_decoding_on_equals_running_again() {
             }
             assert_eq!(scored.greedy, sequence[prompt.len()..], "{}", tiny.name);
             for (label, logprob) in trie.labels().iter().zip(&scored.label_logprob) {
-                let expected = logprob_of(&mut tiny.engine, &tiny.adapter, prompt, label, 2);
+                let expected = logprob_of(tiny.engine.as_mut(), &tiny.adapter, prompt, label, 2);
                 assert!((f64::from(*logprob) - expected).abs() < 1e-4, "{}: {logprob}, {expected} expected", tiny.name);
             }
         }
     }
 }
 
-fn logprob_of(engine: &mut Engine<Cpu>, adapter: &Adapter, prompt: &[u32], label: &[u32], eos: u32) -> f64 {
+fn logprob_of(engine: &mut dyn Compute, adapter: &Adapter, prompt: &[u32], label: &[u32], eos: u32) -> f64 {
     let ids = [prompt, label, &[eos]].concat();
     -engine.slot_gradient(adapter, &[Example { ids, prompt_tokens: prompt.len(), weight: 1.0 }]).unwrap().loss_sum
 }
@@ -255,7 +257,7 @@ fn parity_smollm2_six_updates() {
         assert!(relative(loss, golden_loss) < 1e-3, "update {i}: loss {loss}, {golden_loss} expected");
         assert!(relative(norm, golden_norm) < 5e-3, "update {i}: norm {norm}, {golden_norm} expected");
     }
-    let last = self::adapter(&folder.join("adapter_final"), &base.config);
+    let last = golden::adapter(&folder.join("adapter_final"), &base.config);
     let off = distance(&adapter.params, &last.params);
     println!("final adapter: relative distance {off:.2e}");
 }

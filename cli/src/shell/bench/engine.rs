@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::Path, sync::OnceLock, time::Duration, tim
 
 use insula_coordinator::{corpus::Corpus, shell::corpora::read_splits};
 use insula_kernels::{
-    Cpu,
+    Backend, Cpu,
     timed::{Entries, Ledger, Timed},
 };
 use insula_proto::{
@@ -105,6 +105,8 @@ struct Bench<'a> {
     tokenizer: Tokenizer,
     engine: Box<dyn Compute>,
     ledger: Ledger,
+    /// Compute threads: one drives a GPU.
+    threads: usize,
     /// Buffers that the backend under the timed one took from the system so far.
     fresh_buffers: Box<dyn Fn() -> u64>,
 }
@@ -155,20 +157,20 @@ impl<'a> Bench<'a> {
         let resolved = resolve(&args.base, None)?;
         let base = Base::open(&resolved.path).map_err(input)?;
         let tokenizer = base.tokenizer().map_err(input)?;
-        let (mut engine, ledger, fresh_buffers): (_, _, Box<dyn Fn() -> u64>) =
+        let (mut engine, ledger, threads, fresh_buffers): (_, _, _, Box<dyn Fn() -> u64>) =
             match Device::of(args.device.device, args.threads).map_err(input)? {
                 Device::Cpu { threads } => {
                     let cpu = Cpu::new(threads).map_err(operation)?;
                     let (engine, ledger) = timed(cpu.clone(), &base, &spec)?;
-                    (engine, ledger, Box::new(move || cpu.fresh_buffers()))
+                    (engine, ledger, cpu.threads(), Box::new(move || cpu.fresh_buffers()))
                 }
                 Device::Cuda { gpu, .. } => {
                     let (engine, ledger) = timed(gpu.clone(), &base, &spec)?;
-                    (engine, ledger, Box::new(move || gpu.fresh_buffers()))
+                    (engine, ledger, 1, Box::new(move || gpu.fresh_buffers()))
                 }
             };
         engine.set_recompute(spec.train.recompute);
-        Ok(Self { args, spec, resolved, base, tokenizer, engine, ledger, fresh_buffers })
+        Ok(Self { args, spec, resolved, base, tokenizer, engine, ledger, threads, fresh_buffers })
     }
 
     fn corpus(&self, split: Split) -> Result<Corpus, Failure> {
@@ -359,7 +361,7 @@ impl<'a> Bench<'a> {
             slot_tokens: self.spec.train.slot_tokens,
             r: adapter.config.r,
             targets: targets.map(|target| target.module().trim_end_matches("_proj").to_owned()).collect(),
-            threads: self.cpu.threads(),
+            threads: self.threads,
             vector_units: insula_kernels::cpu::vector_units().to_owned(),
         }
     }
