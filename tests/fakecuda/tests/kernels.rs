@@ -217,3 +217,21 @@ fn a_capture_refuses_to_wait_and_to_depend_on_what_came_before() {
         bench.stream.synchronize().unwrap();
     });
 }
+
+#[test]
+fn the_log_names_launches_and_counts_what_kernels_did() {
+    let stage = support::Stage::new("the_log_names_launches_and_counts_what_kernels_did");
+    stage.play("only", || {
+        let bench = Bench::new();
+        let mut x = bench.stream.alloc_zeros::<f32>(200).unwrap();
+        bench.scale(&mut x, 200, 128).unwrap();
+        bench.stream.synchronize().unwrap();
+    });
+    let log = stage.path("calls.log");
+    let said = support::finish(stage.start("only", &[("INSULA_FAKECUDA_LOG", log.to_str().unwrap())]));
+    assert!(said.success, "{}", said.err);
+    let text = String::from_utf8(support::read_when_there(&log)).unwrap();
+    let lines = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(lines("cuLaunchKernel 0 scale grid=[2, 1, 1] block=[128, 1, 1] shared=0"), 1, "{text}");
+    assert_eq!(lines(" kernel scale Counts {"), 1, "{text}");
+}
