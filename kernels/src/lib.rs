@@ -12,6 +12,7 @@
 
 mod backend;
 pub mod cpu;
+pub mod cuda;
 mod error;
 pub mod timed;
 

@@ -21,6 +21,7 @@ mod launch;
 mod module;
 mod parse;
 mod program;
+mod types;
 
 pub use arena::Arena;
 pub use counts::{Counts, Traffic};

@@ -141,8 +141,8 @@ impl Env<'_> {
             MemorySpace::Global => {
                 self.counts.global.stored_bytes += stored;
                 self.counts.global.stored_sectors += banks::sectors(addresses, mask);
-                self.note_global_writes(warp, place, how)?;
-                self.put_global(place, buffer)
+                self.put_global(place, buffer)?;
+                self.note_global_writes(warp, place, how)
             }
             MemorySpace::Shared => {
                 self.counts.shared.stored_bytes += stored;

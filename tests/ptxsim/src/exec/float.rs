@@ -54,7 +54,8 @@ pub(super) fn fma_rounded(a: f32, b: f32, c: f32, round: Round) -> f32 {
         Round::Up if below => nearest.next_up(),
         Round::Zero if above && sum > 0.0 => nearest.next_down(),
         Round::Zero if below && sum < 0.0 => nearest.next_up(),
-        Round::Down if sum == 0.0 && error == 0.0 && product != 0.0 && c != 0.0 => -0.0,
+        // What cancels to zero is -0 in this direction.
+        Round::Down if sum == 0.0 && product.is_sign_negative() != c.is_sign_negative() => -0.0,
         _ => nearest,
     }
 }
@@ -131,6 +132,8 @@ mod tests {
         assert_eq!(fma_rounded(a, b, c, Round::Zero), down);
         assert_eq!(fma_rounded(-a, b, -c, Round::Zero), -down);
         assert_eq!(fma_rounded(2.0, 3.0, 1.0, Round::Down), 7.0);
+        assert!(fma_rounded(2.0, 3.0, -6.0, Round::Down).is_sign_negative());
+        assert!(fma_rounded(2.0, 3.0, -6.0, Round::Up).is_sign_positive());
     }
 
     #[test]

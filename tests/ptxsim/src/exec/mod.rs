@@ -130,6 +130,12 @@ fn check_launch(launch: &Launch<'_>) -> Result<(), String> {
 }
 
 impl Env<'_> {
+    /// An instruction that was not run after all: its lanes wait for others.
+    fn uncount(&mut self, at: usize, mask: u32) {
+        self.tally[at].0 -= 1;
+        self.tally[at].1 -= u64::from(mask.count_ones());
+    }
+
     fn run_block(&mut self, warps: &mut [Warp]) -> Result<(), Fault> {
         self.counts.blocks += 1;
         self.clock.begin_block(self.block, &mut self.shared_shadow, &mut self.global_shadow);

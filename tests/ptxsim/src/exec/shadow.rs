@@ -180,11 +180,16 @@ impl Cell {
     }
 }
 
+fn grains_of(note: &Note, bits: u32) -> std::ops::Range<u64> {
+    note.address >> bits..(note.address + note.bytes as u64 + (1 << bits) - 1) >> bits
+}
+
 /// The shadow of a block's shared memory.
 #[derive(Debug)]
 pub(super) struct SharedShadow {
     checks: Checks,
-    grain: u64,
+    /// Logarithm of the grain's bytes.
+    grain: u32,
     cells: Vec<Cell>,
     /// The cp.async that is still to fill a grain: instruction + 1, or 0.
     in_flight: Vec<u32>,
@@ -196,7 +201,7 @@ impl SharedShadow {
         let cells = if checks.races || checks.uninitialised { bytes.div_ceil(grain) } else { 0 };
         SharedShadow {
             checks,
-            grain: grain as u64,
+            grain: grain.trailing_zeros(),
             cells: vec![Cell::default(); cells],
             in_flight: vec![0; cells],
             any_in_flight: false,
@@ -217,12 +222,13 @@ impl SharedShadow {
         if self.cells.is_empty() {
             return 0..0;
         }
-        (note.address / self.grain) as usize..(note.address + note.bytes as u64).div_ceil(self.grain) as usize
+        let range = grains_of(note, self.grain);
+        range.start as usize..range.end as usize
     }
 
     pub(super) fn read(&mut self, clock: &Clock, note: &Note) -> Option<Finding> {
         for at in self.grains(note) {
-            let address = at as u64 * self.grain;
+            let address = (at as u64) << self.grain;
             if self.checks.races && self.in_flight[at] != 0 {
                 return Some(Finding::InFlight { address, what: "read", pc: self.in_flight[at] - 1 });
             }
@@ -251,7 +257,7 @@ impl SharedShadow {
 
     pub(super) fn write(&mut self, clock: &Clock, note: &Note, how: Writes) -> Option<Finding> {
         for at in self.grains(note) {
-            let address = at as u64 * self.grain;
+            let address = (at as u64) << self.grain;
             if self.checks.races && self.in_flight[at] != 0 {
                 return Some(Finding::InFlight { address, what: "write", pc: self.in_flight[at] - 1 });
             }
@@ -275,7 +281,7 @@ impl SharedShadow {
     pub(super) fn written(&self, clock: &Clock, note: &Note) -> Option<Finding> {
         let mut grains = self.grains(note).filter(|_| self.checks.uninitialised);
         let bad = grains.find(|&at| epoch(self.cells[at].writer) < clock.block_began)?;
-        Some(Finding::Uninitialised { address: bad as u64 * self.grain })
+        Some(Finding::Uninitialised { address: (bad as u64) << self.grain })
     }
 
     /// A copy to these bytes begins.
@@ -302,7 +308,8 @@ const PAGE: u64 = 2048;
 #[derive(Debug)]
 pub(super) struct GlobalShadow {
     enabled: bool,
-    grain: u64,
+    /// Logarithm of the grain's bytes.
+    grain: u32,
     index: HashMap<u64, usize>,
     pages: Vec<Vec<Cell>>,
     /// The page looked up last and its place.
@@ -313,7 +320,7 @@ impl GlobalShadow {
     pub(super) fn new(grain: usize, checks: Checks) -> GlobalShadow {
         GlobalShadow {
             enabled: checks.races,
-            grain: grain as u64,
+            grain: grain.trailing_zeros(),
             index: HashMap::new(),
             pages: Vec::new(),
             last: (u64::MAX, 0),
@@ -321,7 +328,7 @@ impl GlobalShadow {
     }
 
     fn cell(&mut self, grain: u64) -> &mut Cell {
-        let per_page = PAGE / self.grain;
+        let per_page = PAGE >> self.grain;
         let (page, at) = (grain / per_page, grain % per_page);
         if self.last.0 != page || self.last.1 >= self.pages.len() {
             let next = self.pages.len();
@@ -338,13 +345,13 @@ impl GlobalShadow {
         if !self.enabled {
             return 0..0;
         }
-        note.address / self.grain..(note.address + note.bytes as u64).div_ceil(self.grain)
+        grains_of(note, self.grain)
     }
 
     /// `read_only`: the load promises that nothing writes there during the whole launch.
     pub(super) fn read(&mut self, clock: &Clock, note: &Note, read_only: bool) -> Option<Finding> {
         for grain in self.grains(note) {
-            let address = grain * self.grain;
+            let address = grain << self.grain;
             let cell = self.cell(grain);
             if read_only && cell.writer != 0 {
                 let (stamp, pc) = (cell.writer, cell.writer_pc);
@@ -359,7 +366,7 @@ impl GlobalShadow {
 
     pub(super) fn write(&mut self, clock: &Clock, note: &Note, how: Writes) -> Option<Finding> {
         for grain in self.grains(note) {
-            let address = grain * self.grain;
+            let address = grain << self.grain;
             let found = self.cell(grain).write(clock, note, address, how);
             if found.is_some() {
                 return found;

@@ -2,10 +2,12 @@
 //!
 //! Lanes that stand at the same instruction form a group. The group with the lowest instruction runs, and groups that
 //! meet become one. For code laid out in its structure's order, which compilers emit, that is where the branches of an
-//! `if` or the laps of a loop join again. Code that jumps backwards out of a loop runs correctly too, but joins late,
-//! so that a warp-wide instruction there may be refused although hardware would run it.
+//! `if` or the laps of a loop join again. Where code jumps backwards out of a loop, a group may come to a warp-wide
+//! instruction before its other members do: it stands there, as on hardware, until they have come. When none can come any
+//! more, or one of them exits, that is a fault. (Hardware lets the others go on when a member exits; a kernel that lives
+//! by that is refused here.)
 
-use super::{Env, Outcome, alu, collective, trouble};
+use super::{Env, Outcome, Trouble, alu, collective, trouble};
 use crate::fault::FaultKind;
 use crate::launch::Launch;
 use crate::program::{Code, PredSource, Program, Special};
@@ -33,11 +35,26 @@ pub(super) struct Warp {
     /// The running group.
     active: u32,
     pub pc: u32,
-    /// The other groups: instruction, lanes.
-    waiting: Vec<(u32, u32)>,
+    /// The other groups.
+    waiting: Vec<Group>,
     pub copies: super::copies::Copies,
     /// Rows of special registers that differ from block to block: row, axis.
     block_rows: Vec<(u32, usize)>,
+}
+
+/// Lanes that stand at one instruction.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    pc: u32,
+    lanes: u32,
+    /// The lanes that the instruction needs, where some of them have not come yet; else 0.
+    needed: u32,
+}
+
+impl Group {
+    fn stands(&self) -> bool {
+        self.needed != 0
+    }
 }
 
 /// Why a warp's loop ended.
@@ -125,19 +142,24 @@ impl Warp {
                     continue;
                 }
                 Code::Exit => {
-                    if self.exit(mask) {
+                    if self.exit(program, mask)? {
                         return Ok(Stop::Exited);
                     }
                     continue;
                 }
                 _ if mask == 0 => {}
-                Code::Barrier { .. } => {
-                    self.meet_barrier(mask)?;
-                    return Ok(Stop::Barrier);
-                }
-                code => self.execute(env, code, mask)?,
+                Code::Barrier { .. } => match self.meet_barrier(mask) {
+                    Err(_) if self.stand(self.present) => env.uncount(at, mask),
+                    met => return met.map(|()| Stop::Barrier),
+                },
+                code => match self.execute(env, code, mask) {
+                    Err(trouble) if self.stands_for(&trouble) => env.uncount(at, mask),
+                    done => done?,
+                },
             }
-            self.pc += 1;
+            if self.active != 0 {
+                self.pc += 1;
+            }
         }
     }
 
@@ -180,20 +202,40 @@ impl Warp {
     /// Makes the group with the lowest instruction the running one and joins those that stand there.
     fn converge(&mut self) {
         loop {
-            let lowest = self.waiting.iter().enumerate().min_by_key(|(_, group)| group.0);
-            let Some((at, &(pc, lanes))) = lowest else { return };
-            if pc > self.pc && self.active != 0 {
+            let here = |group: &Group| self.active != 0 && group.pc == self.pc;
+            let order = |group: &Group| (!here(group), group.stands(), group.pc);
+            let first = self.waiting.iter().enumerate().min_by_key(|(_, group)| order(group));
+            let Some((at, &group)) = first else { return };
+            if self.active != 0 && group.pc != self.pc && (group.stands() || group.pc > self.pc) {
                 return;
             }
             self.waiting.swap_remove(at);
             if self.active == 0 {
-                (self.pc, self.active) = (pc, lanes);
-            } else if pc == self.pc {
-                self.active |= lanes;
+                (self.pc, self.active) = (group.pc, group.lanes);
+            } else if group.pc == self.pc {
+                self.active |= group.lanes;
             } else {
-                self.waiting.push((self.pc, self.active));
-                (self.pc, self.active) = (pc, lanes);
+                self.waiting.push(Group { pc: self.pc, lanes: self.active, needed: 0 });
+                (self.pc, self.active) = (group.pc, group.lanes);
             }
+        }
+    }
+
+    /// Leaves the running group where it is until others come; false when no other group can move.
+    fn stand(&mut self, needed: u32) -> bool {
+        if self.waiting.iter().all(Group::stands) {
+            return false;
+        }
+        self.waiting.push(Group { pc: self.pc, lanes: self.active, needed });
+        self.active = 0;
+        true
+    }
+
+    /// Whether an instruction failed only because lanes are still to come.
+    fn stands_for(&mut self, trouble: &Trouble) -> bool {
+        match trouble.kind {
+            FaultKind::NotConverged { needed, .. } => self.stand(needed),
+            _ => false,
         }
     }
 
@@ -205,24 +247,31 @@ impl Warp {
         } else if uniform {
             return trouble(taken, FaultKind::NotConverged { active: taken, needed: self.active });
         } else {
-            self.waiting.push((target, taken));
+            self.waiting.push(Group { pc: target, lanes: taken, needed: 0 });
             self.active &= !taken;
             self.pc += 1;
         }
         Ok(())
     }
 
-    /// Ends the lanes of the mask; true when none is left.
-    fn exit(&mut self, mask: u32) -> bool {
+    /// Ends the lanes of the mask; true when none is left. Lanes that others stand waiting for must not end.
+    fn exit(&mut self, program: &Program, mask: u32) -> Outcome<bool> {
         self.alive &= !mask;
         self.active &= !mask;
+        if let Some(&Group { pc, lanes, needed }) = self.waiting.iter().find(|group| group.needed & mask != 0) {
+            self.pc = pc;
+            if let Code::Barrier { .. } = program.instructions[pc as usize].code {
+                self.meet_barrier(lanes)?;
+            }
+            return trouble(lanes, FaultKind::NotConverged { active: lanes, needed });
+        }
         if self.alive == 0 {
-            return true;
+            return Ok(true);
         }
         if self.active != 0 {
             self.pc += 1;
         }
-        false
+        Ok(false)
     }
 
     /// All threads of the warp have to be here, none exited or elsewhere.

@@ -388,7 +388,10 @@ pub(super) fn mov(d: &mut Decoder<'_>) -> Result<Code, String> {
     }
     let to = d.to(0, t)?;
     match t {
-        Type::Pred => Ok(Code::MovePred { to, a: d.predicate(1)? }),
+        Type::Pred => match d.operand(1)?.parse::<i64>() {
+            Ok(value) => Ok(Code::SetPredicate { to, value: value != 0 }),
+            Err(_) => Ok(Code::MovePred { to, a: d.predicate(1)? }),
+        },
         _ if wide => {
             let a = address_source(d, 1, true)?;
             Ok(Code::Int64 { op: Int::Move, signed: false, to, a, b: a, c: a })

@@ -112,7 +112,7 @@ fn is_header(held: &str) -> bool {
 }
 
 fn is_label(held: &str) -> bool {
-    !held.is_empty() && !held.contains(' ') && !held.starts_with(['.', '@', '%'])
+    !held.is_empty() && !held.contains([' ', '.', ':', '@', '%'])
 }
 
 /// Splits at the commas outside of brackets and braces.
