@@ -1,5 +1,6 @@
 //! PTX kernels and graphs through cudarc on the stand-in.
 #![expect(unsafe_code, reason = "launches are unsafe")]
+#![expect(clippy::disallowed_methods, reason = "the shipped kernels are files")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
@@ -234,4 +235,45 @@ fn the_log_names_launches_and_counts_what_kernels_did() {
     let lines = |what: &str| text.lines().filter(|line| line.contains(what)).count();
     assert_eq!(lines("cuLaunchKernel 0 scale grid=[2, 1, 1] block=[128, 1, 1] shared=0"), 1, "{text}");
     assert_eq!(lines(" kernel scale Counts {"), 1, "{text}");
+}
+
+/// The kernels that insula ships.
+fn shipped() -> Vec<(String, String)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels/ptx");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let ptx = files.filter(|path| path.extension().is_some_and(|extension| extension == "ptx"));
+    ptx.map(|path| (path.display().to_string(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn every_kernel_that_is_shipped_loads() {
+    on_fakecuda("every_kernel_that_is_shipped_loads", &[], || {
+        let context = CudaContext::new(0).unwrap();
+        let mut count = 0;
+        for (path, text) in shipped() {
+            let names: Vec<_> =
+                text.split(".entry ").skip(1).filter_map(|rest| rest.split(['(', '\n']).next()).collect();
+            let module = context.load_module(Ptx::from_src(text.clone())).unwrap_or_else(|e| panic!("{path}: {e}"));
+            names.iter().for_each(|name| drop(module.load_function(name.trim()).unwrap()));
+            count += names.len();
+        }
+        assert!(count >= 20, "only {count} kernels in kernels/ptx");
+    });
+}
+
+#[test]
+fn a_shipped_kernel_computes() {
+    on_fakecuda("a_shipped_kernel_computes", &[], || {
+        let bench = Bench::new();
+        let (_, text) = shipped().into_iter().find(|(path, _)| path.ends_with("sum_squares.ptx")).unwrap();
+        let kernel = bench.context.load_module(Ptx::from_src(text)).unwrap().load_function("sum_squares").unwrap();
+        let x = bench.stream.clone_htod(&(0..70_000).map(|i| (i % 7) as f32).collect::<Vec<_>>()).unwrap();
+        let mut partial = bench.stream.alloc_zeros::<f64>(2).unwrap();
+        let threads = kernel.max_threads_per_block().unwrap() as u32;
+        let shape = LaunchConfig { grid_dim: (2, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
+        let n = 70_000_u64;
+        unsafe { bench.stream.launch_builder(&kernel).arg(&x).arg(&n).arg(&mut partial).launch(shape) }.unwrap();
+        let chunk = |from: usize, to: usize| (from..to).map(|i| ((i % 7) * (i % 7)) as f64).sum::<f64>();
+        assert_eq!(bench.stream.clone_dtoh(&partial).unwrap(), [chunk(0, 65_536), chunk(65_536, 70_000)]);
+    });
 }
