@@ -199,6 +199,33 @@ fn a_graph_replays_what_was_captured() {
 }
 
 #[test]
+fn a_graph_may_span_streams_that_wait_for_each_other() {
+    on_fakecuda("a_graph_may_span_streams_that_wait_for_each_other", &[], || {
+        let bench = Bench::new();
+        unsafe { bench.context.disable_event_tracking() };
+        let side = bench.context.new_stream().unwrap();
+        let mut x = bench.stream.clone_htod(&[1_f32; 4]).unwrap();
+        bench.stream.synchronize().unwrap();
+        for rejoin in [false, true] {
+            bench.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+            side.join(&bench.stream).unwrap();
+            side.memset_zeros(&mut x.slice_mut(..2)).unwrap();
+            if rejoin {
+                bench.stream.join(&side).unwrap();
+            }
+            bench.scale(&mut x, 4, 128).unwrap();
+            let ended = bench.stream.end_capture(CUgraphInstantiate_flags(0));
+            if rejoin {
+                ended.unwrap().unwrap().launch().unwrap();
+            } else {
+                assert_eq!(name_of(ended), "CUDA_ERROR_STREAM_CAPTURE_UNJOINED");
+            }
+        }
+        assert_eq!(bench.stream.clone_dtoh(&x).unwrap(), [0.0, 0.0, 3.0, 3.0]);
+    });
+}
+
+#[test]
 fn a_capture_refuses_to_wait_and_to_depend_on_what_came_before() {
     on_fakecuda("a_capture_refuses_to_wait_and_to_depend_on_what_came_before", &[], || {
         let bench = Bench::new();
