@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -199,6 +200,30 @@ fn a_communicator_may_be_made_without_waiting_and_polled() {
             (first.stream.clone_dtoh(&x).unwrap(), second.stream.clone_dtoh(&y).unwrap()),
             (vec![3.0], vec![3.0])
         );
+    });
+}
+
+#[test]
+fn a_communicator_knows_its_seat_and_ends_once() {
+    on_fakecuda("a_communicator_knows_its_seat_and_ends_once", &[], || {
+        assert_eq!(result::get_nccl_version().unwrap(), 23_000);
+        let raw = Raw::begin(0, 1, &Id::new().unwrap());
+        until("ready", || raw.error() == ncclResult_t::ncclSuccess);
+        let seat = unsafe {
+            (result::comm_count(raw.comm), result::comm_user_rank(raw.comm), result::comm_cu_device(raw.comm))
+        };
+        assert_eq!((seat.0.unwrap(), seat.1.unwrap(), seat.2.unwrap()), (1, 0, 0));
+        let mut x = raw.stream.clone_htod(&[5_f32]).unwrap();
+        assert_eq!(raw.add(&mut x), ncclResult_t::ncclSuccess);
+        assert_eq!(raw.stream.clone_dtoh(&x).unwrap(), [5.0], "alone, the sum is what was given");
+        unsafe {
+            assert!(matches!(result::comm_finalize(raw.comm), Ok(NcclStatus::Success)));
+            assert!(matches!(result::comm_destroy(raw.comm), Ok(NcclStatus::Success)));
+            assert_eq!(sys::ncclCommDestroy(raw.comm), ncclResult_t::ncclInvalidArgument);
+        }
+        assert_eq!(raw.add(&mut x), ncclResult_t::ncclInvalidArgument);
+        let text = unsafe { CStr::from_ptr(sys::ncclGetErrorString(ncclResult_t::ncclRemoteError)) };
+        assert_eq!(text, c"remote process exited or there was a network error");
     });
 }
 

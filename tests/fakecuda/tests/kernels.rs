@@ -1,5 +1,6 @@
 //! PTX kernels and graphs through cudarc on the stand-in.
 #![expect(unsafe_code, reason = "launches are unsafe")]
+#![expect(clippy::disallowed_methods, reason = "the shipped kernels are files")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
@@ -198,6 +199,33 @@ fn a_graph_replays_what_was_captured() {
 }
 
 #[test]
+fn a_graph_may_span_streams_that_wait_for_each_other() {
+    on_fakecuda("a_graph_may_span_streams_that_wait_for_each_other", &[], || {
+        let bench = Bench::new();
+        unsafe { bench.context.disable_event_tracking() };
+        let side = bench.context.new_stream().unwrap();
+        let mut x = bench.stream.clone_htod(&[1_f32; 4]).unwrap();
+        bench.stream.synchronize().unwrap();
+        for rejoin in [false, true] {
+            bench.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+            side.join(&bench.stream).unwrap();
+            side.memset_zeros(&mut x.slice_mut(..2)).unwrap();
+            if rejoin {
+                bench.stream.join(&side).unwrap();
+            }
+            bench.scale(&mut x, 4, 128).unwrap();
+            let ended = bench.stream.end_capture(CUgraphInstantiate_flags(0));
+            if rejoin {
+                ended.unwrap().unwrap().launch().unwrap();
+            } else {
+                assert_eq!(name_of(ended), "CUDA_ERROR_STREAM_CAPTURE_UNJOINED");
+            }
+        }
+        assert_eq!(bench.stream.clone_dtoh(&x).unwrap(), [0.0, 0.0, 3.0, 3.0]);
+    });
+}
+
+#[test]
 fn a_capture_refuses_to_wait_and_to_depend_on_what_came_before() {
     on_fakecuda("a_capture_refuses_to_wait_and_to_depend_on_what_came_before", &[], || {
         let bench = Bench::new();
@@ -215,5 +243,64 @@ fn a_capture_refuses_to_wait_and_to_depend_on_what_came_before() {
         assert_eq!(name_of(unsafe { cudarc::driver::result::malloc_sync(4) }), "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED");
         assert!(bench.stream.end_capture(CUgraphInstantiate_flags(0)).is_err());
         bench.stream.synchronize().unwrap();
+    });
+}
+
+#[test]
+fn the_log_names_launches_and_counts_what_kernels_did() {
+    let stage = support::Stage::new("the_log_names_launches_and_counts_what_kernels_did");
+    stage.play("only", || {
+        let bench = Bench::new();
+        let mut x = bench.stream.alloc_zeros::<f32>(200).unwrap();
+        bench.scale(&mut x, 200, 128).unwrap();
+        bench.stream.synchronize().unwrap();
+    });
+    let log = stage.path("calls.log");
+    let said = support::finish(stage.start("only", &[("INSULA_FAKECUDA_LOG", log.to_str().unwrap())]));
+    assert!(said.success, "{}", said.err);
+    let text = String::from_utf8(support::read_when_there(&log)).unwrap();
+    let lines = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(lines("cuLaunchKernel 0 scale grid=[2, 1, 1] block=[128, 1, 1] shared=0"), 1, "{text}");
+    assert_eq!(lines(" kernel scale Counts {"), 1, "{text}");
+}
+
+/// The kernels that insula ships.
+fn shipped() -> Vec<(String, String)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels/ptx");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let ptx = files.filter(|path| path.extension().is_some_and(|extension| extension == "ptx"));
+    ptx.map(|path| (path.display().to_string(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn every_kernel_that_is_shipped_loads() {
+    on_fakecuda("every_kernel_that_is_shipped_loads", &[], || {
+        let context = CudaContext::new(0).unwrap();
+        let mut count = 0;
+        for (path, text) in shipped() {
+            let names: Vec<_> =
+                text.split(".entry ").skip(1).filter_map(|rest| rest.split(['(', '\n']).next()).collect();
+            let module = context.load_module(Ptx::from_src(text.clone())).unwrap_or_else(|e| panic!("{path}: {e}"));
+            names.iter().for_each(|name| drop(module.load_function(name.trim()).unwrap()));
+            count += names.len();
+        }
+        assert!(count >= 20, "only {count} kernels in kernels/ptx");
+    });
+}
+
+#[test]
+fn a_shipped_kernel_computes() {
+    on_fakecuda("a_shipped_kernel_computes", &[], || {
+        let bench = Bench::new();
+        let (_, text) = shipped().into_iter().find(|(path, _)| path.ends_with("sum_squares.ptx")).unwrap();
+        let kernel = bench.context.load_module(Ptx::from_src(text)).unwrap().load_function("sum_squares").unwrap();
+        let x = bench.stream.clone_htod(&(0..70_000).map(|i| (i % 7) as f32).collect::<Vec<_>>()).unwrap();
+        let mut partial = bench.stream.alloc_zeros::<f64>(2).unwrap();
+        let threads = kernel.max_threads_per_block().unwrap() as u32;
+        let shape = LaunchConfig { grid_dim: (2, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
+        let n = 70_000_u64;
+        unsafe { bench.stream.launch_builder(&kernel).arg(&x).arg(&n).arg(&mut partial).launch(shape) }.unwrap();
+        let chunk = |from: usize, to: usize| (from..to).map(|i| ((i % 7) * (i % 7)) as f64).sum::<f64>();
+        assert_eq!(bench.stream.clone_dtoh(&partial).unwrap(), [chunk(0, 65_536), chunk(65_536, 70_000)]);
     });
 }
