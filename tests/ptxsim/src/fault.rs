@@ -194,7 +194,7 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// "0-3,7" for the mask 0x8f.
-fn lane_list(mask: u32) -> String {
+pub(crate) fn lane_list(mask: u32) -> String {
     let mut parts = Vec::new();
     let mut lane = 0;
     while lane < 32 {

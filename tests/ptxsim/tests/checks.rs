@@ -175,6 +175,38 @@ fn two_warps_must_not_write_the_same_shared_bytes() {
 }
 
 #[test]
+fn lanes_of_a_warp_must_meet_before_they_read_each_others_words() {
+    // Reads after writes: any warp-wide instruction but bar.warp.sync orders no memory.
+    for between in ["", "shfl.sync.bfly.b32 %r7, %r1, 1, 31, -1;"] {
+        let body = EXCHANGE.replace("BARRIER", between).replace("128", "4");
+        let fault = fault(&body, 32, 1);
+        let (space, what, other, who, text) = race(&fault);
+        assert_eq!((space, what, other), (MemorySpace::Shared, "read", "write"));
+        assert_eq!((who, text, fault.lanes), ("lane 1 of the same warp", "st.shared.u32 [%r4], %r1", 1));
+    }
+    for between in ["bar.warp.sync -1;", "bar.sync 0;"] {
+        silent(&EXCHANGE.replace("BARRIER", between).replace("128", "4"), 32, 1);
+    }
+    // Writes after reads.
+    let body = "st.shared.u32 [%r4], %r1;\nbar.warp.sync -1;\nxor.b32 %r6, %r4, 4;\nld.shared.u32 %r5, [%r6];\nMEET\n\
+                st.shared.u32 [%r4], %r5;";
+    assert_eq!(race(&self::fault(&body.replace("MEET", ""), 32, 1)).2, "read");
+    silent(&body.replace("MEET", "bar.warp.sync -1;"), 32, 1);
+    // A matrix load reads all rows for all lanes.
+    let body = "shl.b32 %r6, %r1, 4;\nadd.u32 %r6, %r6, %r2;\nst.shared.v4.u32 [%r6], {%r1, %r1, %r1, %r1};\nMEET\n\
+                ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r7, %r8, %r9, %r10}, [%r6];";
+    assert_eq!(race(&self::fault(&body.replace("MEET", ""), 32, 1)).1, "read");
+    silent(&body.replace("MEET", "bar.warp.sync -1;"), 32, 1);
+    // A lane may read its own word, and all lanes may store one value.
+    silent("st.shared.u32 [%r4], %r1;\nld.shared.u32 %r5, [%r4];\nst.shared.u32 [dyn+128], 1;", 32, 1);
+    // The waiting lane alone sees its copy.
+    let body = "cp.async.ca.shared.global [%r4], [%rd9], 4;\ncp.async.wait_all;\nMEET\nxor.b32 %r6, %r4, 4;\nld.shared.u32 %r5, [%r6];";
+    let fault = fault(&body.replace("MEET", ""), 32, 1);
+    assert_eq!(race(&fault).4, "cp.async.ca.shared.global [%r4], [%rd9], 4");
+    silent(&body.replace("MEET", "bar.warp.sync -1;"), 32, 1);
+}
+
+#[test]
 fn warps_of_a_block_race_in_global_memory_too() {
     let body = "st.global.u32 [%rd10], %r1;\nBARRIER\nxor.b32 %r6, %r1, 32;\nmul.wide.u32 %rd5, %r6, 4;\n\
                 add.s64 %rd5, %rd2, %rd5;\nld.global.u32 %r5, [%rd5];";

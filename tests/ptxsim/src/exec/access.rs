@@ -3,7 +3,7 @@
 //! The bytes of all lanes pass through one buffer, lane after lane, so that lanes with neighbouring addresses, nearly
 //! all of them, cost one call of the global memory.
 
-use super::shadow::{Note, Writes};
+use super::shadow::Writes;
 use super::warp::Warp;
 use super::{Env, Outcome, banks, lanes, trouble};
 use crate::fault::{FaultKind, MemorySpace};
@@ -103,7 +103,7 @@ impl Env<'_> {
                 for lane in lanes(mask) {
                     let at = addresses[lane] as usize;
                     buffer[lane * bytes..][..bytes].copy_from_slice(&self.shared[at..at + bytes]);
-                    self.note_shared_read(warp, lane, addresses[lane], bytes)?;
+                    self.note_shared_read(warp, 1 << lane, lane as u32, (addresses[lane], bytes))?;
                 }
                 Ok(())
             }
@@ -149,7 +149,7 @@ impl Env<'_> {
                 self.counts.shared_bank_conflicts += banks::conflicts(addresses, mask, bytes);
                 for lane in lanes(mask) {
                     let at = addresses[lane] as usize;
-                    self.note_shared_write(warp, lane, addresses[lane], bytes, how)?;
+                    self.note_shared_write(warp, lane as u32, (addresses[lane], bytes), how)?;
                     self.shared[at..at + bytes].copy_from_slice(&buffer[lane * bytes..][..bytes]);
                 }
                 Ok(())
@@ -210,7 +210,7 @@ impl Env<'_> {
         }
         for (first, count) in runs(place) {
             let (address, bytes) = (place.addresses[first], count * place.bytes);
-            let note = Note { address, bytes, warp: warp.index, pc: warp.pc };
+            let note = warp.note(first as u32, address, bytes);
             if let Some(found) = self.global_shadow.read(&self.clock, &note, read_only) {
                 let kind = found.kind(MemorySpace::Global, &self.clock, &self.program.sites);
                 return trouble(lanes_of_run(first, count), kind);
@@ -225,7 +225,7 @@ impl Env<'_> {
         }
         for (first, count) in runs(place) {
             let (address, bytes) = (place.addresses[first], count * place.bytes);
-            let note = Note { address, bytes, warp: warp.index, pc: warp.pc };
+            let note = warp.note(first as u32, address, bytes);
             if let Some(found) = self.global_shadow.write(&self.clock, &note, how) {
                 let kind = found.kind(MemorySpace::Global, &self.clock, &self.program.sites);
                 return trouble(lanes_of_run(first, count), kind);
@@ -234,23 +234,29 @@ impl Env<'_> {
         Ok(())
     }
 
-    pub(super) fn note_shared_read(&mut self, warp: &Warp, lane: usize, address: u64, bytes: usize) -> Outcome {
-        let note = Note { address, bytes, warp: warp.index, pc: warp.pc };
+    /// `reader` is the lane that reads, or all of them; `at_fault` the lanes to name.
+    pub(super) fn note_shared_read(
+        &mut self,
+        warp: &Warp,
+        at_fault: u32,
+        reader: u32,
+        (address, bytes): (u64, usize),
+    ) -> Outcome {
+        let note = warp.note(reader, address, bytes);
         match self.shared_shadow.read(&self.clock, &note) {
             None => Ok(()),
-            Some(found) => trouble(1 << lane, found.kind(MemorySpace::Shared, &self.clock, &self.program.sites)),
+            Some(found) => trouble(at_fault, found.kind(MemorySpace::Shared, &self.clock, &self.program.sites)),
         }
     }
 
     pub(super) fn note_shared_write(
         &mut self,
         warp: &Warp,
-        lane: usize,
-        address: u64,
-        bytes: usize,
+        lane: u32,
+        (address, bytes): (u64, usize),
         how: Writes,
     ) -> Outcome {
-        let note = Note { address, bytes, warp: warp.index, pc: warp.pc };
+        let note = warp.note(lane, address, bytes);
         match self.shared_shadow.write(&self.clock, &note, how) {
             None => Ok(()),
             Some(found) => trouble(1 << lane, found.kind(MemorySpace::Shared, &self.clock, &self.program.sites)),
@@ -274,7 +280,7 @@ impl Env<'_> {
         for lane in lanes(mask) {
             let one = Place { mask: 1 << lane, ..place };
             let mut buffer = [0; 512];
-            self.peek(&one, lane, &mut buffer)?;
+            self.peek(warp, &one, lane, &mut buffer)?;
             let slot = lane * bytes;
             let (old, x, y) = if bytes == 8 {
                 let old = u64::from_le_bytes(eight(&buffer[slot..]));
@@ -297,7 +303,7 @@ impl Env<'_> {
     }
 
     /// The read half of an atomic: no note of a read, as the write half notes the whole.
-    fn peek(&mut self, place: &Place, lane: usize, buffer: &mut Buffer) -> Outcome {
+    fn peek(&mut self, warp: &Warp, place: &Place, lane: usize, buffer: &mut Buffer) -> Outcome {
         let (address, bytes) = (place.addresses[lane], place.bytes);
         match place.space {
             MemorySpace::Global => {
@@ -307,7 +313,7 @@ impl Env<'_> {
             }
             MemorySpace::Shared => {
                 self.counts.shared.loaded_bytes += bytes as u64;
-                let note = Note { address, bytes, warp: 0, pc: 0 };
+                let note = warp.note(lane as u32, address, bytes);
                 if let Some(found) = self.shared_shadow.written(&self.clock, &note) {
                     return trouble(1 << lane, found.kind(MemorySpace::Shared, &self.clock, &self.program.sites));
                 }

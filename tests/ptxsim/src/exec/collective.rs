@@ -1,6 +1,7 @@
 //! What the lanes of a warp do together: shuffles, votes, matrix loads and products.
 
 use super::access::atomically;
+use super::lane_shadow::ALL_LANES;
 use super::warp::Warp;
 use super::{Env, Outcome, banks, lanes, trouble};
 use crate::fault::FaultKind;
@@ -8,7 +9,11 @@ use crate::program::{Address, Code, Row, Shuffle, Space, Type, Vote};
 
 pub(super) fn execute(warp: &mut Warp, code: &Code, mask: u32) -> Outcome {
     match *code {
-        Code::SyncWarp { members } => warp.check_members(mask, members),
+        Code::SyncWarp { members } => {
+            warp.check_members(mask, members)?;
+            warp.meet();
+            Ok(())
+        }
         Code::Shuffle { mode, to, valid, a, by, clamp, members } => {
             warp.check_members(mask, members)?;
             shuffle(warp, mode, (to, valid), [a, by, clamp], mask)
@@ -143,7 +148,8 @@ impl Env<'_> {
         self.counts.shared.loaded_bytes += 128 * to.len() as u64;
         self.counts.shared_bank_conflicts += banks::conflicts(&place.addresses, giving, 16);
         for lane in lanes(giving) {
-            self.note_shared_read(warp, lane, place.addresses[lane], 16)?;
+            // Every lane receives elements of the row, whoever gave its address.
+            self.note_shared_read(warp, 1 << lane, ALL_LANES, (place.addresses[lane], 16))?;
         }
         for (matrix, &register) in to.iter().enumerate() {
             let element = |row: usize, column: usize| {

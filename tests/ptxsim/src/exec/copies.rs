@@ -59,11 +59,11 @@ impl Env<'_> {
                 self.read_source(warp, lane, source.addresses[lane], &mut data[..wanted])?;
             }
             let to = target.addresses[lane] as usize;
-            self.note_shared_write(warp, lane, target.addresses[lane], bytes, Writes::Plain)?;
+            self.note_shared_write(warp, lane as u32, (target.addresses[lane], bytes), Writes::Plain)?;
             if self.launch.checks.copies == launch::Copies::Eager {
                 self.shared[to..to + bytes].copy_from_slice(&data[..bytes]);
             }
-            let note = Note { address: target.addresses[lane], bytes, warp: warp.index, pc: warp.pc };
+            let note = warp.note(lane as u32, target.addresses[lane], bytes);
             self.shared_shadow.begin_copy(&note);
             let group = warp.copies.committed[lane];
             warp.copies.under_way.push(Copy { lane, group, to, bytes, data, pc: warp.pc });
@@ -79,7 +79,7 @@ impl Env<'_> {
         if let Err(bounds) = self.memory.read(address, into) {
             return trouble(1 << lane, FaultKind::OutOfBounds(bounds));
         }
-        let note = Note { address, bytes: into.len(), warp: warp.index, pc: warp.pc };
+        let note = warp.note(lane as u32, address, into.len());
         match self.global_shadow.read(&self.clock, &note, false) {
             None => Ok(()),
             Some(found) => trouble(1 << lane, found.kind(MemorySpace::Global, &self.clock, &self.program.sites)),
@@ -99,7 +99,7 @@ impl Env<'_> {
             if self.launch.checks.copies == launch::Copies::Lazy {
                 self.shared[copy.to..copy.to + copy.bytes].copy_from_slice(&copy.data[..copy.bytes]);
             }
-            let note = Note { address: copy.to as u64, bytes: copy.bytes, warp: warp.index, pc: copy.pc };
+            let note = Note { pc: copy.pc, ..warp.note(copy.lane as u32, copy.to as u64, copy.bytes) };
             if let Some(found) = self.shared_shadow.end_copy(&self.clock, &note) {
                 let kind = found.kind(MemorySpace::Shared, &self.clock, &self.program.sites);
                 return trouble(1 << copy.lane, kind);

@@ -7,6 +7,7 @@ mod collective;
 mod convert;
 mod copies;
 mod float;
+mod lane_shadow;
 mod shadow;
 mod warp;
 
@@ -182,6 +183,7 @@ impl Env<'_> {
         }
         for warp in warps.iter_mut() {
             warp.pc += 1;
+            warp.meet();
         }
         Ok(())
     }

@@ -3,11 +3,12 @@
 //! Time is cut into epochs: a block's begin and each of its barriers start a new one. As blocks run one after another,
 //! an epoch before the block's first one belongs to another block. Two accesses to a grain, one of them a write, race
 //! when they come from different blocks, or from different warps of one block within one epoch. Lanes of one warp are
-//! not told apart.
+//! told apart in shared memory only (`lane_shadow`).
 
 use std::collections::HashMap;
 
-use crate::fault::{Access, FaultKind, MemorySpace};
+use super::lane_shadow::{Clash, Lane, LaneCell};
+use crate::fault::{Access, FaultKind, MemorySpace, lane_list};
 use crate::launch::Checks;
 use crate::program::Site;
 
@@ -85,6 +86,7 @@ pub(super) struct Note {
     pub address: u64,
     pub bytes: usize,
     pub warp: u32,
+    pub lane: Lane,
     /// The instruction.
     pub pc: u32,
 }
@@ -100,6 +102,7 @@ pub(super) enum Writes {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Finding {
     Race { address: u64, what: &'static str, other: &'static str, stamp: Stamp, pc: u32 },
+    Lanes { address: u64, what: &'static str, clash: Clash },
     InFlight { address: u64, what: &'static str, pc: u32 },
     Uninitialised { address: u64 },
 }
@@ -113,6 +116,10 @@ impl Finding {
         match self {
             Finding::Race { address, what, other, stamp, pc } => {
                 FaultKind::Race { space, address, what, other: access(other, clock.who(stamp), pc) }
+            }
+            Finding::Lanes { address, what, clash } => {
+                let who = format!("lane {} of the same warp", lane_list(clash.lanes));
+                FaultKind::Race { space, address, what, other: access(clash.other, who, clash.pc) }
             }
             Finding::InFlight { address, what, pc } => {
                 let other = access("unfinished copy", "cp.async".to_owned(), pc);
@@ -191,6 +198,8 @@ pub(super) struct SharedShadow {
     /// Logarithm of the grain's bytes.
     grain: u32,
     cells: Vec<Cell>,
+    /// The same grains, within a warp.
+    lane_cells: Vec<LaneCell>,
     /// The cp.async that is still to fill a grain: instruction + 1, or 0.
     in_flight: Vec<u32>,
     any_in_flight: bool,
@@ -203,6 +212,7 @@ impl SharedShadow {
             checks,
             grain: grain.trailing_zeros(),
             cells: vec![Cell::default(); cells],
+            lane_cells: vec![LaneCell::default(); cells],
             in_flight: vec![0; cells],
             any_in_flight: false,
         }
@@ -246,10 +256,14 @@ impl SharedShadow {
             if epoch(cell.reader) < clock.block_began {
                 cell.reader = 0;
             }
-            if self.checks.races
-                && let Some(found) = cell.read(clock, note, address)
-            {
+            if !self.checks.races {
+                continue;
+            }
+            if let Some(found) = cell.read(clock, note, address) {
                 return Some(found);
+            }
+            if let Some(clash) = self.lane_cells[at].read(note.lane, note.pc) {
+                return Some(Finding::Lanes { address, what: "read", clash });
             }
         }
         None
@@ -270,8 +284,13 @@ impl SharedShadow {
             }
             if !self.checks.races {
                 cell.writer = (clock.now << EPOCH_SHIFT) | note.warp;
-            } else if let Some(found) = cell.write(clock, note, address, how) {
+                continue;
+            }
+            if let Some(found) = cell.write(clock, note, address, how) {
                 return Some(found);
+            }
+            if let Some(clash) = self.lane_cells[at].write(note.lane, note.pc, how == Writes::Atomic) {
+                return Some(Finding::Lanes { address, what: "write", clash });
             }
         }
         None

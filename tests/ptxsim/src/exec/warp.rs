@@ -7,6 +7,8 @@
 //! more, or one of them exits, that is a fault. (Hardware lets the others go on when a member exits; a kernel that lives
 //! by that is refused here.)
 
+use super::lane_shadow::Lane;
+use super::shadow::Note;
 use super::{Env, Outcome, Trouble, alu, collective, trouble};
 use crate::fault::FaultKind;
 use crate::launch::Launch;
@@ -35,6 +37,8 @@ pub(super) struct Warp {
     /// The running group.
     active: u32,
     pub pc: u32,
+    /// How often the lanes have met: at a barrier, a bar.warp.sync, or where a block begins.
+    meetings: u32,
     /// The other groups.
     waiting: Vec<Group>,
     pub copies: super::copies::Copies,
@@ -97,6 +101,7 @@ impl Warp {
             alive: 0,
             active: 0,
             pc: 0,
+            meetings: 0,
             waiting: Vec::new(),
             copies: super::copies::Copies::default(),
             block_rows,
@@ -110,9 +115,23 @@ impl Warp {
         self.alive = self.present;
         self.active = self.present;
         self.pc = 0;
+        self.meet();
         self.waiting.clear();
         self.copies = super::copies::Copies::default();
         self.local_written.fill(false);
+    }
+
+    /// The lanes have met: what they did to shared memory before is ordered before what they do from here on. Part of
+    /// the lanes meeting counts as all of them, so that a race with the others goes unseen.
+    pub(super) fn meet(&mut self) {
+        self.meetings = self.meetings.wrapping_add(1);
+    }
+
+    /// An access of the present instruction, as the shadows note it.
+    pub(super) fn note(&self, lane: u32, address: u64, bytes: usize) -> Note {
+        // A block has at most 32 warps; the top bit keeps the interval from being 0.
+        let interval = self.meetings << 5 | self.index | 1 << 31;
+        Note { address, bytes, warp: self.index, lane: Lane { number: lane, interval }, pc: self.pc }
     }
 
     /// The lanes in which a predicate operand is true.
