@@ -10,19 +10,16 @@ DEVICE void turn(float& low, float& high, float cosine, float sine) {
   low = turned;
 }
 
-// Eight neighbouring pairs of one head.
-DEVICE void turn8(bf16* first, bf16* second, const float* cosines, const float* sines, float sign) {
-  Eight a = load8(first), b = load8(second);
-#pragma unroll
-  for (u32 k = 0; k < 4; k++) {
-    float a0 = low(a.pair[k]), a1 = high(a.pair[k]), b0 = low(b.pair[k]), b1 = high(b.pair[k]);
-    turn(a0, b0, cosines[2 * k], sign * sines[2 * k]);
-    turn(a1, b1, cosines[2 * k + 1], sign * sines[2 * k + 1]);
-    a.pair[k] = pack(a0, a1);
-    b.pair[k] = pack(b0, b1);
-  }
-  store8(first, a);
-  store8(second, b);
+// Four neighbouring pairs of one head.
+DEVICE void turn4(bf16* first, bf16* second, const float* cosines, const float* sines, float sign) {
+  float4 a = widen(load_four(first)), b = widen(load_four(second));
+  const float4 cosine = load4(cosines), sine = load4(sines);
+  turn(a.x, b.x, cosine.x, sign * sine.x);
+  turn(a.y, b.y, cosine.y, sign * sine.y);
+  turn(a.z, b.z, cosine.z, sign * sine.z);
+  turn(a.w, b.w, cosine.w, sign * sine.w);
+  store_four(first, narrow(a));
+  store_four(second, narrow(b));
 }
 
 // In place: x: [tokens, heads * head_dim], table: [tokens, head_dim] (a row: the cosines of the first half's angles, then
@@ -32,12 +29,12 @@ rotary(bf16* __restrict__ x, const float* __restrict__ table, u32 heads, u32 hea
   const u32 half = head_dim / 2;
   x += (u64)blockIdx.x * heads * head_dim;
   table += (u64)blockIdx.x * head_dim;
-  if (half % 8 == 0 && aligned(x)) {
-    const u32 runs = half / 8;
+  if (half % 4 == 0 && aligned(x, table)) {
+    const u32 runs = half / 4;
     for (u32 i = threadIdx.x; i < heads * runs; i += blockDim.x) {
-      const u32 head = i / runs, at = i % runs * 8;
+      const u32 head = i / runs, at = i % runs * 4;
       bf16* pair = x + head * head_dim + at;
-      turn8(pair, pair + half, table + at, table + half + at, sign);
+      turn4(pair, pair + half, table + at, table + half + at, sign);
     }
     return;
   }

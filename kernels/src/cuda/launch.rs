@@ -145,7 +145,7 @@ pub fn gain_gradient(width: usize) -> Result<Launch, LaunchError> {
 /// [`LaunchError::Grid`] for more tokens than a grid has.
 pub fn rotary(tokens: usize, heads: usize, head_dim: usize) -> Result<Launch, LaunchError> {
     let half = head_dim / 2;
-    let items = if half.is_multiple_of(8) { heads * half / 8 } else { heads * half };
+    let items = if half.is_multiple_of(4) { heads * half / 4 } else { heads * half };
     by_row("rotary", tokens, threads(items, 256))
 }
 
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(rms_norm(1, 7).unwrap().block, [32, 1, 1]);
         assert_eq!(rms_norm(1, 16_384).unwrap().block, [1024, 1, 1]);
         assert_eq!(rms_norm(1, 1 << 20).unwrap().block, [1024, 1, 1]);
-        assert_eq!(rotary(3, 28, 128).unwrap().block, [224, 1, 1]);
+        assert_eq!(rotary(3, 4, 96).unwrap().block, [64, 1, 1]);
         assert_eq!(to_bf16(2049).unwrap().grid, [2, 1, 1]);
         assert_eq!(sum_squares(65_536).unwrap().grid, [1, 1, 1]);
     }

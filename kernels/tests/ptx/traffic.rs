@@ -59,7 +59,7 @@ fn what_is_bound_by_memory_touches_every_byte_once() {
     run(launch::embed_bf16(ROWS, WIDTH), args![bf16s(1), rows, f32s(2), w], [narrow, wide], numbers);
     let angles = device.put(&values(ROWS * 128, 5));
     // A row's angles are read by each of its 28 heads, out of the cache.
-    let tables = ROWS * 28 * 128 * 4 * 4;
+    let tables = ROWS * 28 * 128 * 4;
     run(launch::rotary(ROWS, 28, 128), args![bf16s(1), angles, 28_u32, 128_u32, 1.0_f32], [narrow, narrow], tables);
     let moments = [f32s(4), f32s(5)];
     let step = args![
