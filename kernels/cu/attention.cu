@@ -20,15 +20,14 @@ struct Softmax {
   float most[2], sum[2];
 };
 
-// Hides from each row the keys it does not see; `bounds` holds the tile's starts, then its ends.
-template <u32 STEP>
-DEVICE void hide(float (&scores)[STEP / 8][4], const u32* bounds, const u32 (&query)[2]) {
+// Hides from each row the keys it does not see.
+template <u32 D, u32 STEP>
+DEVICE void hide(float (&scores)[STEP / 8][4], const KeyTiles<D, STEP, THREADS>& keys, u32 stage, const u32 (&query)[2]) {
 #pragma unroll
   for (u32 j = 0; j < STEP / 8; j++)
 #pragma unroll
     for (u32 e = 0; e < 2; e++) {
-      const u32 key = j * 8 + column_of_lane() + e;
-      const Sight sight = {bounds[key], bounds[STEP + key]};
+      const Sight sight = keys.sight(stage, j * 8 + column_of_lane() + e);
       if (!sight.sees(query[0])) scores[j][e] = -infinity();
       if (!sight.sees(query[1])) scores[j][2 + e] = -infinity();
     }
@@ -68,38 +67,26 @@ template <u32 D, u32 STEP>
 DEVICE void forward(const Operands& of) {
   // [OWN, D] queries, at the end outputs; two stages of keys and values, [STEP, D] each; two of starts and ends; covers.
   extern __shared__ __align__(128) u8 memory[];
-  constexpr u32 OWN_BYTES = OWN * D * 2, TILE_BYTES = STEP * D * 2;
-  u32* const bounds = reinterpret_cast<u32*>(memory + OWN_BYTES + 4 * TILE_BYTES);
+  constexpr u32 OWN_BYTES = OWN * D * 2;
+  u32* const bounds = reinterpret_cast<u32*>(memory + OWN_BYTES + 4 * STEP * D * 2);
   u32* const covers = bounds + 4 * STEP;
-  const u32 own = shared_address(memory), walked = own + OWN_BYTES;
+  const u32 own = shared_address(memory);
 
   // The last queries of a causal forest see the most: they start first.
   const u32 head = blockIdx.y, first = (gridDim.x - 1 - blockIdx.x) * OWN, tiles = (of.keys + STEP - 1) / STEP;
   const u32 group = head / (of.heads / of.kv_heads);
-  const Rows k = rows_of(of.k, of.keys, of.kv_heads, group, of.head_dim);
-  const Rows v = rows_of(of.v, of.keys, of.kv_heads, group, of.head_dim);
-  const auto copy_keys = [&](u32 stage, u32 tile) {
-    copy_tile<D, STEP, THREADS>(walked + stage * 2 * TILE_BYTES, k, tile * STEP);
-    copy_tile<D, STEP, THREADS>(walked + stage * 2 * TILE_BYTES + TILE_BYTES, v, tile * STEP);
-  };
-  const auto put_bounds = [&](u32 stage, Sight sight) {
-    if (threadIdx.x < STEP) {
-      bounds[stage * 2 * STEP + threadIdx.x] = sight.start;
-      bounds[stage * 2 * STEP + STEP + threadIdx.x] = sight.end;
-    }
-  };
+  const KeyTiles<D, STEP, THREADS> keys = {rows_of(of.k, of.keys, of.kv_heads, group, of.head_dim),
+                                           rows_of(of.v, of.keys, of.kv_heads, group, of.head_dim),
+                                           of.start, of.end, own + OWN_BYTES, bounds};
 
   copy_tile<D, OWN, THREADS>(own, rows_of(of.q, of.queries, of.heads, head, of.head_dim), first);
   copies_end_group();
-  const Range range = range_of(of.query, first, of.queries);
-  note_covers<OWN_WARPS>(covers, tiles, [&](u32 tile) {
-    return cover_of_keys<STEP>(of.start, of.end, tile * STEP, of.keys, range);
-  });
+  keys.note(covers, tiles, range_of(of.query, first, of.queries));
   __syncthreads();
   u32 tile = next_tile(covers, 0, tiles);
-  if (tile < tiles) copy_keys(0, tile);
+  if (tile < tiles) keys.copy(0, tile);
   copies_end_group();
-  put_bounds(0, sight_of(of.start, of.end, tile * STEP + threadIdx.x, of.keys));
+  keys.put(0, keys.read(tile));
   copies_wait<1>();
   __syncthreads();
 
@@ -113,21 +100,21 @@ DEVICE void forward(const Operands& of) {
 
   for (u32 stage = 0; tile < tiles; stage ^= 1) {
     const u32 next = next_tile(covers, tile + 1, tiles);
-    if (next < tiles) copy_keys(stage ^ 1, next);
+    if (next < tiles) keys.copy(stage ^ 1, next);
     copies_end_group();
-    const Sight upcoming = sight_of(of.start, of.end, next * STEP + threadIdx.x, of.keys);
+    const Sight upcoming = keys.read(next);
     copies_wait<1>();
     __syncthreads();
 
     float scores[STEP / 8][4];
-    times_rows<D, STEP>(scores, q, walked + stage * 2 * TILE_BYTES);
-    if (noted_cover(covers, tile) == PART) hide<STEP>(scores, bounds + stage * 2 * STEP, query);
+    times_rows<D, STEP>(scores, q, keys.keys_at(stage));
+    if (noted_cover(covers, tile) == PART) hide(scores, keys, stage, query);
     weigh<STEP, D>(softmax, scores, out, scale);
     u32 weights[STEP / 16][4];
     packed<STEP>(weights, scores);
-    times_columns<D, STEP, D>(out, weights, walked + stage * 2 * TILE_BYTES + TILE_BYTES, 0);
+    times_columns<D, STEP, D>(out, weights, keys.values_at(stage), 0);
 
-    put_bounds(stage ^ 1, upcoming);
+    keys.put(stage ^ 1, upcoming);
     __syncthreads();
     tile = next;
   }

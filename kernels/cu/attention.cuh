@@ -286,3 +286,41 @@ DEVICE u32 cover_of_keys(const u32* start, const u32* end, u32 first, u32 keys, 
   }
   return cover(some, all);
 }
+
+// The keys a block of queries walks over: two stages of a tile of keys and one of values, [STEP, D] each, and of the
+// keys' sights.
+template <u32 D, u32 STEP, u32 THREADS>
+struct KeyTiles {
+  static constexpr u32 BYTES = STEP * D * 2;
+  Rows k, v;
+  const u32 *start, *end;
+  // Four tiles in shared memory, and 4 * STEP numbers.
+  u32 tiles;
+  u32* bounds;
+
+  __device__ __forceinline__ u32 keys_at(u32 stage) const { return tiles + stage * 2 * BYTES; }
+  __device__ __forceinline__ u32 values_at(u32 stage) const { return keys_at(stage) + BYTES; }
+  __device__ __forceinline__ void copy(u32 stage, u32 tile) const {
+    copy_tile<D, STEP, THREADS>(keys_at(stage), k, tile * STEP);
+    copy_tile<D, STEP, THREADS>(values_at(stage), v, tile * STEP);
+  }
+  // This thread's key of a tile; nobody's past the last.
+  __device__ __forceinline__ Sight read(u32 tile) const {
+    return sight_of(start, end, tile * STEP + threadIdx.x, k.count);
+  }
+  __device__ __forceinline__ void put(u32 stage, Sight sight) const {
+    if (threadIdx.x < STEP) {
+      bounds[stage * 2 * STEP + threadIdx.x] = sight.start;
+      bounds[stage * 2 * STEP + STEP + threadIdx.x] = sight.end;
+    }
+  }
+  __device__ __forceinline__ Sight sight(u32 stage, u32 key) const {
+    return Sight{bounds[stage * 2 * STEP + key], bounds[stage * 2 * STEP + STEP + key]};
+  }
+  // Notes which tiles queries within `range` see; a barrier must follow.
+  __device__ __forceinline__ void note(u32* covers, u32 count, Range range) const {
+    note_covers<THREADS / WARP>(covers, count, [&](u32 tile) {
+      return cover_of_keys<STEP>(start, end, tile * STEP, k.count, range);
+    });
+  }
+};

@@ -55,38 +55,26 @@ DEVICE void back_queries(const Operands& of, bf16* dq) {
   // [OWN, D] q, at the end dq; [OWN, D] dout; two stages of keys and values, [STEP, D] each; two of starts and ends;
   // covers.
   extern __shared__ __align__(128) u8 memory[];
-  constexpr u32 OWN_BYTES = OWN * D * 2, TILE_BYTES = STEP * D * 2;
-  u32* const bounds = reinterpret_cast<u32*>(memory + 2 * OWN_BYTES + 4 * TILE_BYTES);
+  constexpr u32 OWN_BYTES = OWN * D * 2;
+  u32* const bounds = reinterpret_cast<u32*>(memory + 2 * OWN_BYTES + 4 * STEP * D * 2);
   u32* const covers = bounds + 4 * STEP;
-  const u32 own = shared_address(memory), walked = own + 2 * OWN_BYTES;
+  const u32 own = shared_address(memory);
 
   const u32 head = blockIdx.y, first = (gridDim.x - 1 - blockIdx.x) * OWN, tiles = (of.keys + STEP - 1) / STEP;
   const u32 group = head / (of.heads / of.kv_heads);
-  const Rows k = rows_of(of.k, of.keys, of.kv_heads, group, of.head_dim);
-  const Rows v = rows_of(of.v, of.keys, of.kv_heads, group, of.head_dim);
-  const auto copy_keys = [&](u32 stage, u32 tile) {
-    copy_tile<D, STEP, DQ_THREADS>(walked + stage * 2 * TILE_BYTES, k, tile * STEP);
-    copy_tile<D, STEP, DQ_THREADS>(walked + stage * 2 * TILE_BYTES + TILE_BYTES, v, tile * STEP);
-  };
-  const auto put_bounds = [&](u32 stage, Sight sight) {
-    if (threadIdx.x < STEP) {
-      bounds[stage * 2 * STEP + threadIdx.x] = sight.start;
-      bounds[stage * 2 * STEP + STEP + threadIdx.x] = sight.end;
-    }
-  };
+  const KeyTiles<D, STEP, DQ_THREADS> keys = {rows_of(of.k, of.keys, of.kv_heads, group, of.head_dim),
+                                              rows_of(of.v, of.keys, of.kv_heads, group, of.head_dim),
+                                              of.start, of.end, own + 2 * OWN_BYTES, bounds};
 
   copy_tile<D, OWN, DQ_THREADS>(own, rows_of(of.q, of.queries, of.heads, head, of.head_dim), first);
   copy_tile<D, OWN, DQ_THREADS>(own + OWN_BYTES, rows_of(of.dout, of.queries, of.heads, head, of.head_dim), first);
   copies_end_group();
-  const Range range = range_of(of.query, first, of.queries);
-  note_covers<OWN_WARPS>(covers, tiles, [&](u32 tile) {
-    return cover_of_keys<STEP>(of.start, of.end, tile * STEP, of.keys, range);
-  });
+  keys.note(covers, tiles, range_of(of.query, first, of.queries));
   __syncthreads();
   u32 tile = next_tile(covers, 0, tiles);
-  if (tile < tiles) copy_keys(0, tile);
+  if (tile < tiles) keys.copy(0, tile);
   copies_end_group();
-  put_bounds(0, sight_of(of.start, of.end, tile * STEP + threadIdx.x, of.keys));
+  keys.put(0, keys.read(tile));
   copies_wait<1>();
   __syncthreads();
 
@@ -100,18 +88,16 @@ DEVICE void back_queries(const Operands& of, bf16* dq) {
 
   for (u32 stage = 0; tile < tiles; stage ^= 1) {
     const u32 next = next_tile(covers, tile + 1, tiles);
-    if (next < tiles) copy_keys(stage ^ 1, next);
+    if (next < tiles) keys.copy(stage ^ 1, next);
     copies_end_group();
-    const Sight upcoming = sight_of(of.start, of.end, next * STEP + threadIdx.x, of.keys);
+    const Sight upcoming = keys.read(next);
     copies_wait<1>();
     __syncthreads();
 
-    const u32 keys = walked + stage * 2 * TILE_BYTES;
     const bool part = noted_cover(covers, tile) == PART;
-    const u32* sights = bounds + stage * 2 * STEP;
     float p[STEP / 8][4], dp[STEP / 8][4];
-    times_rows<D, STEP>(p, q, keys);
-    times_rows<D, STEP>(dp, dout, keys + TILE_BYTES);
+    times_rows<D, STEP>(p, q, keys.keys_at(stage));
+    times_rows<D, STEP>(dp, dout, keys.values_at(stage));
 #pragma unroll
     for (u32 j = 0; j < STEP / 8; j++)
 #pragma unroll
@@ -119,14 +105,14 @@ DEVICE void back_queries(const Operands& of, bf16* dq) {
         const Query& of_row = query[e / 2];
         const u32 key = j * 8 + column_of_lane() + e % 2;
         float weight = exp2_fast(p[j][e] * scale - of_row.lse);
-        if (part && !Sight{sights[key], sights[STEP + key]}.sees(of_row.number)) weight = 0.0f;
+        if (part && !keys.sight(stage, key).sees(of_row.number)) weight = 0.0f;
         dp[j][e] = weight * (dp[j][e] - of_row.delta);
       }
     u32 ds[STEP / 16][4];
     packed<STEP>(ds, dp);
-    times_columns<D, STEP, D>(sums, ds, keys, 0);
+    times_columns<D, STEP, D>(sums, ds, keys.keys_at(stage), 0);
 
-    put_bounds(stage ^ 1, upcoming);
+    keys.put(stage ^ 1, upcoming);
     __syncthreads();
     tile = next;
   }
