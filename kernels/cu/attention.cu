@@ -1,7 +1,7 @@
 // Attention forward: out = softmax(scale * q K^T) V over the keys each query sees, and each softmax's log-sum-exp.
 //
-// A block has 64 queries of one head and walks over the key tiles in reach. Softmax is online and in base 2: the greatest
-// score so far is taken off, and what was summed is scaled down when a greater one appears.
+// A block has 64 queries of one head and walks over the key tiles in reach. Softmax is online and in base 2: the
+// greatest score so far is taken off, and what was summed is scaled down when a greater one appears.
 #include "attention.cuh"
 
 constexpr u32 THREADS = 32 * OWN_WARPS;
@@ -22,7 +22,8 @@ struct Softmax {
 
 // Hides from each row the keys it does not see.
 template <u32 D, u32 STEP>
-DEVICE void hide(float (&scores)[STEP / 8][4], const KeyTiles<D, STEP, THREADS>& keys, u32 stage, const u32 (&query)[2]) {
+DEVICE void hide(float (&scores)[STEP / 8][4], const KeyTiles<D, STEP, THREADS>& keys, u32 stage,
+                 const u32 (&query)[2]) {
 #pragma unroll
   for (u32 j = 0; j < STEP / 8; j++)
 #pragma unroll
@@ -65,7 +66,8 @@ DEVICE void weigh(Softmax& softmax, float (&scores)[STEP / 8][4], float (&out)[D
 
 template <u32 D, u32 STEP>
 DEVICE void forward(const Operands& of) {
-  // [OWN, D] queries, at the end outputs; two stages of keys and values, [STEP, D] each; two of starts and ends; covers.
+  // [OWN, D] queries, at the end outputs; two stages of keys and values, [STEP, D] each; two of starts and ends;
+  // covers.
   extern __shared__ __align__(128) u8 memory[];
   constexpr u32 OWN_BYTES = OWN * D * 2;
   u32* const bounds = reinterpret_cast<u32*>(memory + OWN_BYTES + 4 * STEP * D * 2);
@@ -127,8 +129,8 @@ DEVICE void forward(const Operands& of) {
     if (lane_of() % 4 == 0 && row + 8 * r < of.queries)
       of.lse[(u64)(row + 8 * r) * of.heads + head] = softmax.most[r] * of.scale + logf(sum);
   }
-  store_sums<D, D>(of.out + head * of.head_dim, of.heads * of.head_dim, first + own_row, of.queries, 0, of.head_dim, out,
-                   inverse[0], inverse[1], memory, own_row);
+  store_sums<D, D>(of.out + head * of.head_dim, of.heads * of.head_dim, first + own_row, of.queries, 0, of.head_dim,
+                   out, inverse[0], inverse[1], memory, own_row);
 }
 
 // q, out: [queries, heads * head_dim]; k, v: [keys, kv_heads * head_dim]; lse: [queries, heads]; blocks: queries / 64,

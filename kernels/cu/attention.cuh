@@ -1,11 +1,11 @@
 // What the passes of attention share: tiles in shared memory, products on the tensor cores, who sees whom.
 //
-// Query q sees key k iff start[k] <= query[q] < end[k]. A block has OWN rows of its own (queries, or keys in dkv), a warp
-// sixteen of them, and walks over tiles of the others, two of them in flight: while one is computed the next is copied.
-// Tiles that no row of the block's own can see are never read.
+// Query q sees key k iff start[k] <= query[q] < end[k]. A block has OWN rows of its own (queries, or keys in dkv), a
+// warp sixteen of them, and walks over tiles of the others, two of them in flight: while one is computed the next is
+// copied. Tiles that no row of the block's own can see are never read.
 //
-// Heads are `head_dim` wide (a multiple of 8) and computed D wide (a multiple of 16): the rest is zeros, as are rows past
-// the last. Operands are bfloat16, sums float32. Addresses and row strides are multiples of 16 bytes.
+// Heads are `head_dim` wide (a multiple of 8) and computed D wide (a multiple of 16): the rest is zeros, as are rows
+// past the last. Operands are bfloat16, sums float32. Addresses and row strides are multiples of 16 bytes.
 #pragma once
 #include "dev.cuh"
 
@@ -22,8 +22,8 @@ DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_s
 // Byte offset of eight neighbouring elements (a chunk, 16 bytes) of a row of a tile of D columns.
 //
 // ldmatrix reads one chunk of eight rows at a time; they lie in eight different sixteenths of the 32 banks' 128 bytes
-// because a chunk's place is its number xor'ed with bits of its row's. How many bits depends on how many chunks a row has:
-// xor must stay inside the row.
+// because a chunk's place is its number xor'ed with bits of its row's. How many bits depends on how many chunks a row
+// has: xor must stay inside the row.
 template <u32 D>
 DEVICE u32 chunk_at(u32 row, u32 chunk) {
   constexpr u32 CHUNKS = D / 8;
@@ -37,7 +37,8 @@ DEVICE void copy_async(u32 to, const bf16* from, bool inside) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0) : "memory");
 }
 DEVICE void copies_end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most `LEFT` of this thread's groups are under way. A barrier must follow before others' copies are read.
+// Waits until at most `LEFT` of this thread's groups are under way. A barrier must follow before others' copies are
+// read.
 template <u32 LEFT>
 DEVICE void copies_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
@@ -142,7 +143,8 @@ DEVICE void times_rows(float (&sums)[N / 8][4], const Left<D, KEPT>& left, u32 t
   }
 }
 
-// sums[16, W] += left[16, N] times columns first .. first + W of a tile [N, D]; left comes from sums as `packed` made it.
+// sums[16, W] += left[16, N] times columns first .. first + W of a tile [N, D]; left comes from sums as `packed` made
+// it.
 template <u32 D, u32 N, u32 W>
 DEVICE void times_columns(float (&sums)[W / 8][4], const u32 (&left)[N / 16][4], u32 tile, u32 first) {
 #pragma unroll
@@ -166,8 +168,8 @@ DEVICE void packed(u32 (&to)[N / 16][4], const float (&sums)[N / 8][4]) {
   }
 }
 
-// A lane's results: rows `row_of_lane()` and 8 more, columns 8 j + `column_of_lane()` and 1 more; [j][0], [j][1] are of the
-// first row, [j][2], [j][3] of the second.
+// A lane's results: rows `row_of_lane()` and 8 more, columns 8 j + `column_of_lane()` and 1 more; [j][0], [j][1] are
+// of the first row, [j][2], [j][3] of the second.
 DEVICE u32 row_of_lane() { return lane_of() / 4; }
 DEVICE u32 column_of_lane() { return lane_of() % 4 * 2; }
 
@@ -182,16 +184,17 @@ DEVICE float row_max(float value) {
 }
 
 // Writes a warp's sums [16, W] times a factor for each of the lane's two rows to rows `row` .. row + 16 and columns
-// `column` .. column + W of a head: by way of a tile in shared memory (the same rows `own` .. and columns of it), so that
-// the stores are of 16 bytes and neighbours. Nobody else may use that part of the tile.
+// `column` .. column + W of a head: by way of a tile in shared memory (the same rows `own` .. and columns of it), so
+// that the stores are of 16 bytes and neighbours. Nobody else may use that part of the tile.
 template <u32 D, u32 W>
-DEVICE void store_sums(bf16* head, u32 stride, u32 row, u32 count, u32 column, u32 head_dim, const float (&sums)[W / 8][4],
-                       float first, float second, u8* tile, u32 own) {
+DEVICE void store_sums(bf16* head, u32 stride, u32 row, u32 count, u32 column, u32 head_dim,
+                       const float (&sums)[W / 8][4], float first, float second, u8* tile, u32 own) {
 #pragma unroll
   for (u32 j = 0; j < W / 8; j++) {
     u8* to = tile + column_of_lane() * 2;
     const u32 chunk = column / 8 + j;
-    *reinterpret_cast<u32*>(to + chunk_at<D>(own + row_of_lane(), chunk)) = pack(sums[j][0] * first, sums[j][1] * first);
+    *reinterpret_cast<u32*>(to + chunk_at<D>(own + row_of_lane(), chunk)) =
+        pack(sums[j][0] * first, sums[j][1] * first);
     *reinterpret_cast<u32*>(to + chunk_at<D>(own + row_of_lane() + 8, chunk)) =
         pack(sums[j][2] * second, sums[j][3] * second);
   }

@@ -1,4 +1,5 @@
-// Attention backward, in two passes so that nothing is added from two sides: dq over the keys, dk and dv over the queries.
+// Attention backward, in two passes so that nothing is added from two sides: dq over the keys, dk and dv over the
+// queries.
 //
 //   p  = exp(scale * score - lse)        recomputed, exactly normalised
 //   dv = p^T dout
@@ -127,56 +128,80 @@ constexpr u32 SHARES = D > 128 ? 2 : 1;
 template <u32 D>
 constexpr u32 DKV_THREADS = 32 * OWN_WARPS * SHARES<D>;
 
+// The queries a block of keys walks over, head by head: two stages of a tile of q and one of dout, [STEP, D] each,
+// and of what the queries bring.
 template <u32 D, u32 STEP>
-DEVICE void back_keys(const Operands& of, bf16* dk, bf16* dv) {
-  // [OWN, D] k, at the end dk; [OWN, D] v, at the end dv; two stages of q and dout, [STEP, D] each; two of the queries'
-  // numbers, lse and delta; covers.
-  extern __shared__ __align__(128) u8 memory[];
-  constexpr u32 OWN_BYTES = OWN * D * 2, TILE_BYTES = STEP * D * 2, THREADS = DKV_THREADS<D>, WIDTH = D / SHARES<D>;
-  u32* const numbers = reinterpret_cast<u32*>(memory + 2 * OWN_BYTES + 4 * TILE_BYTES);
-  float* const lses = reinterpret_cast<float*>(numbers + 2 * STEP);
-  float* const deltas = lses + 2 * STEP;
-  u32* const covers = reinterpret_cast<u32*>(deltas + 2 * STEP);
-  const u32 own = shared_address(memory), walked = own + 2 * OWN_BYTES;
+struct QueryTiles {
+  static constexpr u32 BYTES = STEP * D * 2;
+  const Operands& of;
+  // Four tiles in shared memory, and 2 * STEP each of the queries' numbers, lse and delta.
+  u32 tiles;
+  u32* numbers;
+  float *lses, *deltas;
 
-  const u32 group = blockIdx.y, first = blockIdx.x * OWN, tiles = (of.queries + STEP - 1) / STEP;
-  const u32 group_heads = of.heads / of.kv_heads, last_head = (group + 1) * group_heads;
-  const auto copy_queries = [&](u32 stage, u32 head, u32 tile) {
-    const u32 to = walked + stage * 2 * TILE_BYTES;
-    copy_tile<D, STEP, THREADS>(to, rows_of(of.q, of.queries, of.heads, head, of.head_dim), tile * STEP);
-    copy_tile<D, STEP, THREADS>(to + TILE_BYTES, rows_of(of.dout, of.queries, of.heads, head, of.head_dim), tile * STEP);
-  };
-  const auto put_query = [&](u32 stage, const Query& query) {
+  __device__ __forceinline__ u32 q_at(u32 stage) const { return tiles + stage * 2 * BYTES; }
+  __device__ __forceinline__ u32 dout_at(u32 stage) const { return q_at(stage) + BYTES; }
+  __device__ __forceinline__ void copy(u32 stage, u32 head, u32 tile) const {
+    constexpr u32 THREADS = DKV_THREADS<D>;
+    copy_tile<D, STEP, THREADS>(q_at(stage), rows_of(of.q, of.queries, of.heads, head, of.head_dim), tile * STEP);
+    copy_tile<D, STEP, THREADS>(dout_at(stage), rows_of(of.dout, of.queries, of.heads, head, of.head_dim), tile * STEP);
+  }
+  // This thread's query of a tile; of no weight past the last, and without a head.
+  __device__ __forceinline__ Query read(u32 head, u32 tile, bool any) const {
+    return query_of(of, head, any ? tile * STEP + threadIdx.x : of.queries);
+  }
+  __device__ __forceinline__ void put(u32 stage, const Query& query) const {
     if (threadIdx.x < STEP) {
       numbers[stage * STEP + threadIdx.x] = query.number;
       lses[stage * STEP + threadIdx.x] = query.lse;
       deltas[stage * STEP + threadIdx.x] = query.delta;
     }
-  };
+  }
+  // Notes which tiles see keys whose sights start and end within these ranges; a barrier must follow.
+  __device__ __forceinline__ void note(u32* covers, u32 count, Range starts, Range ends) const {
+    note_covers<DKV_THREADS<D> / WARP>(covers, count, [&](u32 tile) {
+      bool some = false, all = true;
+#pragma unroll
+      for (u32 i = lane_of(); i < STEP; i += WARP) {
+        const u32 row = tile * STEP + i;
+        if (row < of.queries) {
+          const u32 query = of.query[row];
+          some |= starts.least <= query && query < ends.most;
+          all &= starts.most <= query && query < ends.least;
+        }
+      }
+      return cover(some, all);
+    });
+  }
+};
+
+template <u32 D, u32 STEP>
+DEVICE void back_keys(const Operands& of, bf16* dk, bf16* dv) {
+  // [OWN, D] k, at the end dk; [OWN, D] v, at the end dv; two stages of q and dout, [STEP, D] each; two of the queries'
+  // numbers, lse and delta; covers.
+  extern __shared__ __align__(128) u8 memory[];
+  constexpr u32 OWN_BYTES = OWN * D * 2, THREADS = DKV_THREADS<D>, WIDTH = D / SHARES<D>;
+  u32* const numbers = reinterpret_cast<u32*>(memory + 2 * OWN_BYTES + 4 * STEP * D * 2);
+  float* const lses = reinterpret_cast<float*>(numbers + 2 * STEP);
+  float* const deltas = lses + 2 * STEP;
+  u32* const covers = reinterpret_cast<u32*>(deltas + 2 * STEP);
+  const u32 own = shared_address(memory);
+
+  const u32 group = blockIdx.y, first = blockIdx.x * OWN, tiles = (of.queries + STEP - 1) / STEP;
+  const u32 group_heads = of.heads / of.kv_heads, last_head = (group + 1) * group_heads;
+  const QueryTiles<D, STEP> queries = {of, own + 2 * OWN_BYTES, numbers, lses, deltas};
 
   copy_tile<D, OWN, THREADS>(own, rows_of(of.k, of.keys, of.kv_heads, group, of.head_dim), first);
   copy_tile<D, OWN, THREADS>(own + OWN_BYTES, rows_of(of.v, of.keys, of.kv_heads, group, of.head_dim), first);
   copies_end_group();
   const Range starts = range_of(of.start, first, of.keys), ends = range_of(of.end, first, of.keys);
-  note_covers<THREADS / WARP>(covers, tiles, [&](u32 tile) {
-    bool some = false, all = true;
-#pragma unroll
-    for (u32 i = lane_of(); i < STEP; i += WARP) {
-      const u32 row = tile * STEP + i;
-      if (row < of.queries) {
-        const u32 query = of.query[row];
-        some |= starts.least <= query && query < ends.most;
-        all &= starts.most <= query && query < ends.least;
-      }
-    }
-    return cover(some, all);
-  });
+  queries.note(covers, tiles, starts, ends);
   __syncthreads();
   const u32 first_tile = next_tile(covers, 0, tiles);
   u32 tile = first_tile, head = first_tile < tiles ? group * group_heads : last_head;
-  if (head < last_head) copy_queries(0, head, tile);
+  if (head < last_head) queries.copy(0, head, tile);
   copies_end_group();
-  put_query(0, query_of(of, head, head < last_head ? tile * STEP + threadIdx.x : of.queries));
+  queries.put(0, queries.read(head, tile, head < last_head));
   copies_wait<1>();
   __syncthreads();
 
@@ -196,18 +221,17 @@ DEVICE void back_keys(const Operands& of, bf16* dk, bf16* dv) {
       next = first_tile;
       next_head++;
     }
-    if (next_head < last_head) copy_queries(stage ^ 1, next_head, next);
+    if (next_head < last_head) queries.copy(stage ^ 1, next_head, next);
     copies_end_group();
-    const Query upcoming = query_of(of, next_head, next_head < last_head ? next * STEP + threadIdx.x : of.queries);
+    const Query upcoming = queries.read(next_head, next, next_head < last_head);
     copies_wait<1>();
     __syncthreads();
 
-    const u32 queries = walked + stage * 2 * TILE_BYTES;
     const bool part = noted_cover(covers, tile) == PART;
     // Transposed: rows are keys, columns are queries.
     float p[STEP / 8][4], ds[STEP / 8][4];
-    times_rows<D, STEP>(p, k, queries);
-    times_rows<D, STEP>(ds, v, queries + TILE_BYTES);
+    times_rows<D, STEP>(p, k, queries.q_at(stage));
+    times_rows<D, STEP>(ds, v, queries.dout_at(stage));
 #pragma unroll
     for (u32 j = 0; j < STEP / 8; j++)
 #pragma unroll
@@ -220,11 +244,11 @@ DEVICE void back_keys(const Operands& of, bf16* dk, bf16* dv) {
       }
     u32 left[STEP / 16][4];
     packed<STEP>(left, p);
-    times_columns<D, STEP, WIDTH>(sums_v, left, queries + TILE_BYTES, column);
+    times_columns<D, STEP, WIDTH>(sums_v, left, queries.dout_at(stage), column);
     packed<STEP>(left, ds);
-    times_columns<D, STEP, WIDTH>(sums_k, left, queries, column);
+    times_columns<D, STEP, WIDTH>(sums_k, left, queries.q_at(stage), column);
 
-    put_query(stage ^ 1, upcoming);
+    queries.put(stage ^ 1, upcoming);
     __syncthreads();
     tile = next;
     head = next_head;
@@ -233,8 +257,8 @@ DEVICE void back_keys(const Operands& of, bf16* dk, bf16* dv) {
   const u32 at = group * of.head_dim, stride = of.kv_heads * of.head_dim;
   // Where nothing was in reach, warps that share rows may still be reading them.
   __syncthreads();
-  store_sums<D, WIDTH>(dk + at, stride, first + own_row, of.keys, column, of.head_dim, sums_k, of.scale, of.scale, memory,
-                       own_row);
+  store_sums<D, WIDTH>(dk + at, stride, first + own_row, of.keys, column, of.head_dim, sums_k, of.scale, of.scale,
+                       memory, own_row);
   store_sums<D, WIDTH>(dv + at, stride, first + own_row, of.keys, column, of.head_dim, sums_v, 1.0f, 1.0f,
                        memory + OWN_BYTES, own_row);
 }

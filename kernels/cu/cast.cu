@@ -1,7 +1,7 @@
 // Between float32 and bfloat16; a block takes CHUNK neighbouring elements.
 //
-// Addresses may be aligned to their element only (a matrix inside a flat buffer starts anywhere): such are taken element
-// by element, which still is one access a warp of neighbouring addresses.
+// Addresses may be aligned to their element only (a matrix inside a flat buffer starts anywhere): such are taken
+// element by element, which still is one access a warp of neighbouring addresses.
 #include "dev.cuh"
 
 constexpr u32 THREADS = 256;

@@ -67,8 +67,8 @@ DEVICE T joined_block(T seen, T nothing, T* scratch) {
   return seen;
 }
 
-// Row r: loss[r] = sum over its entries e of w_e * -log softmax[id_e]; logits become (sum w) * softmax - sum w_e onehot_e.
-// Entries of row r: offsets[r] .. offsets[r + 1]; logits: [rows, vocab].
+// Row r: loss[r] = sum over its entries e of w_e * -log softmax[id_e]; logits become (sum w) * softmax - sum w_e
+// onehot_e. Entries of row r: offsets[r] .. offsets[r + 1]; logits: [rows, vocab].
 KERNEL(THREADS)
 cross_entropy(float* __restrict__ logits, u32 vocab, const u32* __restrict__ offsets, const u32* __restrict__ ids,
               const float* __restrict__ weights, float* __restrict__ loss) {

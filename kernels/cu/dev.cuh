@@ -1,7 +1,8 @@
 // What every kernel shares: types, bfloat16 and float16, vector accesses, reductions in a fixed order.
 //
-// No NVIDIA header is needed, and everything is compiled once for compute_80: the newer architectures take the same PTX.
-// Every reduction adds in an order that depends on the shapes alone, so that a result never depends on who was first.
+// No NVIDIA header is needed, and everything is compiled once for compute_80: the newer architectures take the same
+// PTX. Every reduction adds in an order that depends on the shapes alone, so that a result never depends on who was
+// first.
 #pragma once
 
 typedef signed char i8;
@@ -96,8 +97,8 @@ DEVICE void store8(bf16* to, Eight values) {
   *reinterpret_cast<uint4*>(to) = make_uint4(values.pair[0], values.pair[1], values.pair[2], values.pair[3]);
 }
 
-// Four bfloat16 in one access of 8 bytes: beside an access of four float32, so that neighbouring lanes fill whole sectors
-// on both sides.
+// Four bfloat16 in one access of 8 bytes: beside an access of four float32, so that neighbouring lanes fill whole
+// sectors on both sides.
 struct Four {
   u32 pair[2];
 };

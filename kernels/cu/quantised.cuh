@@ -59,7 +59,8 @@ DEVICE void store_values(bf16* to, Values v, u32 room, bool wide) {
 
 // Widens one row by one block of threads; `values` and `scales` are the row's own.
 template <class T>
-DEVICE void widen_row_q8(const i8* __restrict__ values, const f16* __restrict__ scales, T* __restrict__ out, u32 width) {
+DEVICE void widen_row_q8(const i8* __restrict__ values, const f16* __restrict__ scales, T* __restrict__ out,
+                         u32 width) {
   const bool wide = width % 8 == 0 && aligned(out);
   for (u32 at = 8 * threadIdx.x; at < width; at += 8 * blockDim.x)
     store_values(out + at, widen_q8(values + at, widen(scales[at / BLOCK])), width - at, wide);

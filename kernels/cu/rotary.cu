@@ -22,8 +22,8 @@ DEVICE void turn4(bf16* first, bf16* second, const float* cosines, const float* 
   store_four(second, narrow(b));
 }
 
-// In place: x: [tokens, heads * head_dim], table: [tokens, head_dim] (a row: the cosines of the first half's angles, then
-// their sines); a token a block; sign -1 turns back.
+// In place: x: [tokens, heads * head_dim], table: [tokens, head_dim] (a row: the cosines of the first half's angles,
+// then their sines); a token a block; sign -1 turns back.
 KERNEL(THREADS_MAX)
 rotary(bf16* __restrict__ x, const float* __restrict__ table, u32 heads, u32 head_dim, float sign) {
   const u32 half = head_dim / 2;

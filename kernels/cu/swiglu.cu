@@ -25,7 +25,8 @@ swiglu(const bf16* __restrict__ gate, const bf16* __restrict__ up, bf16* __restr
   for (u64 i = first + threadIdx.x; i < end; i += THREADS) out[i] = narrow(forward(widen(gate[i]), widen(up[i])));
 }
 
-// d becomes gate's gradient, dup up's: dup = d * silu(gate); d *= up * sigmoid(gate) * (1 + gate * (1 - sigmoid(gate))).
+// d becomes gate's gradient, dup up's: dup = d * silu(gate); d *= up * sigmoid(gate) * (1 + gate * (1 -
+// sigmoid(gate))).
 DEVICE void backward(float gate, float up, float& d, float& dup) {
   const float s = sigmoid(gate);
   dup = d * gate * s;

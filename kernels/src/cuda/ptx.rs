@@ -1,8 +1,8 @@
 //! The kernels' PTX, embedded, and proof at compile time that it belongs to the sources beside it.
 //!
-//! `kernels/regenerate` compiles every `cu/NAME.cu` to `ptx/NAME.ptx` and writes a hash of the headers and the source on
-//! its first line. Here the same hash is computed from the files again, by the compiler: an edited source whose PTX was
-//! not regenerated does not build.
+//! `kernels/regenerate` compiles every `cu/NAME.cu` to `ptx/NAME.ptx` and writes a hash of the headers and the source
+//! on its first line. Here the same hash is computed from the files again, by the compiler: an edited source whose
+//! PTX was not regenerated does not build.
 
 /// One PTX module: the kernels of one `cu/NAME.cu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
