@@ -119,6 +119,7 @@ fn parsed_base(base: v1::BaseSpec, found: &mut Vec<Violation>) -> BaseSpec {
 fn parsed_train(t: &v1::TrainSpec, found: &mut Vec<Violation>) -> TrainSpec {
     let default = TrainSpec::default();
     let weights = if t.class_weights.is_empty() { "none" } else { &t.class_weights };
+    let sum = if t.sum.is_empty() { "exact" } else { &t.sum };
     TrainSpec {
         epochs: t.epochs,
         batch: t.batch,
@@ -136,6 +137,7 @@ fn parsed_train(t: &v1::TrainSpec, found: &mut Vec<Violation>) -> TrainSpec {
         updates: t.updates,
         class_weights: word(weights, "train.class_weights", "none or balanced", default.class_weights, found),
         parameters: trained_parameters(&t.parameters, found),
+        sum: word(sum, "train.sum", "exact or fast", default.sum, found),
     }
 }
 
@@ -291,6 +293,7 @@ impl From<&TrainSpec> for v1::TrainSpec {
             updates: t.updates,
             class_weights: name_of(&t.class_weights),
             parameters: name_of(&t.parameters),
+            sum: name_of(&t.sum),
         }
     }
 }
@@ -450,6 +453,7 @@ mod tests {
         spec.retrieval.training = crate::job::Candidates::SameLabel;
         spec.adapter.from = "job-3".into();
         spec.train.class_weights = crate::job::ClassWeights::Balanced;
+        spec.train.sum = crate::job::Sum::Fast;
         spec.evaluate.dialogues = "1/8".parse().unwrap();
         spec
     }

@@ -247,6 +247,11 @@ impl Training {
         self.step(&update, &gradient, &facts)
     }
 
+    /// Whether gradients are to be added in the slots' order, whoever computes.
+    pub fn sums_exactly(&self) -> bool {
+        self.stage.train.sum.is_exact()
+    }
+
     /// Tree tokens of its longest slot.
     pub fn longest_slot(&self) -> usize {
         memory::longest_slot(&self.stage, self.seed, &self.samples, |sample| &self.examples[sample].ids)

@@ -13,7 +13,7 @@ pub use self::{
     check::{LAYOUTS, TARGETS, Violation},
     share::{NotAShare, Share},
     shared::Shared,
-    train::{Batching, ClassWeights, Objective, Parameters, Stage, StageSpec, TrainSpec},
+    train::{Batching, ClassWeights, Objective, Parameters, Stage, StageSpec, Sum, TrainSpec},
 };
 use crate::{
     corpus::Part,

@@ -43,6 +43,28 @@ pub struct TrainSpec {
     /// What is trained.
     #[serde(default)]
     pub parameters: Parameters,
+    /// How the gradients of a gang's GPUs are added.
+    #[serde(default, skip_serializing_if = "Sum::is_exact")] // so settings of before have the digest they had
+    pub sum: Sum,
+}
+
+/// How the gradients of a gang's GPUs are added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sum {
+    /// In the slots' order: the same bits from any number of workers.
+    #[default]
+    Exact,
+    /// In NCCL's order, where it joins the members: fewer bytes through host memory, other bits for other gangs.
+    Fast,
+}
+
+impl Sum {
+    /// Whether it is exact.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        *self == Self::Exact
+    }
 }
 
 /// What is trained.
@@ -180,6 +202,7 @@ impl Default for TrainSpec {
             updates: 0,
             class_weights: ClassWeights::None,
             parameters: Parameters::Lora,
+            sum: Sum::Exact,
         }
     }
 }

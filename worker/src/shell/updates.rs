@@ -324,7 +324,8 @@ impl<D: Desk> Member<'_, D> {
             checkpointed: self.standing.checkpointed,
         };
         let len = training.trained().params().len();
-        let part = Part { update: update.number, len, runs: runs.clone(), nodes, facts, announced };
+        let fast = !training.sums_exactly();
+        let part = Part { update: update.number, len, runs: runs.clone(), nodes, facts, announced, fast };
         let computed = began.elapsed();
         let exchanged = others.exchange().exchange(part);
         let exchange = began.elapsed() - computed;

@@ -57,6 +57,8 @@ pub struct Part {
     pub facts: Vec<SlotFacts>,
     /// What it tells.
     pub announced: Announcement,
+    /// Whether GPUs that are joined may add in an order of their own.
+    pub fast: bool,
 }
 
 /// What every member has after an update's exchange: the same bits everywhere.
