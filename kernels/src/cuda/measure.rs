@@ -73,24 +73,7 @@ impl Cuda {
         note("copy", self.seconds(repeat, || self.copy(&from, &mut to, 0))?, 8 * values, 0);
         drop((from, to));
 
-        let matrix = || self.zeroed([side, side]);
-        let (a, b, mut c) = (matrix()?, matrix()?, matrix()?);
-        let product = Product {
-            a: Operand::plain(a.address()),
-            b: Operand::transposed(b.address()),
-            c: c.address_mut(),
-            element: Element::Bf16,
-            shape: [side; 3],
-            alpha: 1.0,
-            beta: 0.0,
-        };
-        note(
-            "product",
-            self.seconds(repeat, || self.blas.multiply(&product))?,
-            6 * side * side,
-            2 * side * side * side,
-        );
-        drop((a, b, c));
+        note("product", self.product(side, repeat)?, 6 * side * side, 2 * side * side * side);
 
         let n = tokens * width;
         let mut x = self.alloc([tokens, width])?;
@@ -120,6 +103,31 @@ impl Cuda {
         let (bytes, operations) = (width * width / 2 + 4 * n, 2 * n * width);
         note("product of a Q4 weight", self.seconds(repeat, dequantised)?, bytes, operations);
         Ok(all)
+    }
+
+    /// Floating-point operations a second of a large product: what a slot's arithmetic is judged by.
+    ///
+    /// # Errors
+    /// When the device refuses or has no room.
+    pub fn product_peak(&self) -> Result<f64, KernelError> {
+        const SIDE: usize = 4096;
+        Ok(2.0 * (SIDE as f64).powi(3) / self.product(SIDE, 20)?)
+    }
+
+    /// Seconds of a square bfloat16 product.
+    fn product(&self, side: usize, repeat: u32) -> Result<f64, KernelError> {
+        let matrix = || self.zeroed([side, side]);
+        let (a, b, mut c) = (matrix()?, matrix()?, matrix()?);
+        let product = Product {
+            a: Operand::plain(a.address()),
+            b: Operand::transposed(b.address()),
+            c: c.address_mut(),
+            element: Element::Bf16,
+            shape: [side; 3],
+            alpha: 1.0,
+            beta: 0.0,
+        };
+        self.seconds(repeat, || self.blas.multiply(&product))
     }
 
     fn measure_attention(

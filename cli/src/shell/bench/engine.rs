@@ -49,13 +49,14 @@ use crate::{
 /// `insula bench engine`
 pub fn run(args: &EngineBenchArgs) -> Result<(), Failure> {
     let spec = job_spec(args)?;
-    let mut gemm_gflops = vec![gemm(args.threads)?];
-    let mut bench = Bench::load(args, spec)?;
+    let device = Device::of(args.device.device, args.threads).map_err(input)?;
+    let mut gemm_gflops = vec![gemm(&device)?];
+    let mut bench = Bench::load(args, &device, spec)?;
     let trained = bench.train()?;
-    gemm_gflops.push(gemm(args.threads)?);
+    gemm_gflops.push(gemm(&device)?);
     let evaluated = if args.samples > 0 { Some(bench.evaluate(&trained.adapter)?) } else { None };
     let peak_rss_bytes = peak_rss_bytes();
-    gemm_gflops.push(gemm(args.threads)?);
+    gemm_gflops.push(gemm(&device)?);
     let report = bench.report(gemm_gflops, trained, evaluated, peak_rss_bytes);
     if args.json {
         say!("{}", serde_json::to_string(&report).map_err(|e| Failure::operation("print the report", e))?);
@@ -72,8 +73,11 @@ pub fn now() -> Duration {
     ORIGIN.get_or_init(Instant::now).elapsed()
 }
 
-fn gemm(threads: usize) -> Result<f64, Failure> {
-    gemm_peak::measure(threads).map_err(operation)
+fn gemm(device: &Device) -> Result<f64, Failure> {
+    match device {
+        Device::Cpu { threads } => gemm_peak::measure(*threads).map_err(operation),
+        Device::Cuda { gpu, .. } => Ok(gpu.product_peak().map_err(operation)? / 1e9),
+    }
 }
 
 fn operation(error: impl std::fmt::Display) -> Failure {
@@ -105,6 +109,7 @@ struct Bench<'a> {
     tokenizer: Tokenizer,
     engine: Box<dyn Compute>,
     ledger: Ledger,
+    device: Device,
     /// Compute threads: one drives a GPU.
     threads: usize,
     /// Buffers that the backend under the timed one took from the system so far.
@@ -153,24 +158,34 @@ where
 }
 
 impl<'a> Bench<'a> {
-    fn load(args: &'a EngineBenchArgs, spec: JobSpec) -> Result<Self, Failure> {
+    fn load(args: &'a EngineBenchArgs, device: &Device, spec: JobSpec) -> Result<Self, Failure> {
         let resolved = resolve(&args.base, None)?;
         let base = Base::open(&resolved.path).map_err(input)?;
         let tokenizer = base.tokenizer().map_err(input)?;
-        let (mut engine, ledger, threads, fresh_buffers): (_, _, _, Box<dyn Fn() -> u64>) =
-            match Device::of(args.device.device, args.threads).map_err(input)? {
-                Device::Cpu { threads } => {
-                    let cpu = Cpu::new(threads).map_err(operation)?;
-                    let (engine, ledger) = timed(cpu.clone(), &base, &spec)?;
-                    (engine, ledger, cpu.threads(), Box::new(move || cpu.fresh_buffers()))
-                }
-                Device::Cuda { gpu, .. } => {
-                    let (engine, ledger) = timed(gpu.clone(), &base, &spec)?;
-                    (engine, ledger, 1, Box::new(move || gpu.fresh_buffers()))
-                }
-            };
+        let (mut engine, ledger, threads, fresh_buffers): (_, _, _, Box<dyn Fn() -> u64>) = match device {
+            Device::Cpu { threads } => {
+                let cpu = Cpu::new(*threads).map_err(operation)?;
+                let (engine, ledger) = timed(cpu.clone(), &base, &spec)?;
+                (engine, ledger, cpu.threads(), Box::new(move || cpu.fresh_buffers()))
+            }
+            Device::Cuda { gpu, .. } => {
+                let (gpu, (engine, ledger)) = (gpu.clone(), timed(gpu.clone(), &base, &spec)?);
+                (engine, ledger, 1, Box::new(move || gpu.fresh_buffers()))
+            }
+        };
         engine.set_recompute(spec.train.recompute);
-        Ok(Self { args, spec, resolved, base, tokenizer, engine, ledger, threads, fresh_buffers })
+        Ok(Self {
+            args,
+            spec,
+            resolved,
+            base,
+            tokenizer,
+            engine,
+            ledger,
+            device: device.clone(),
+            threads,
+            fresh_buffers,
+        })
     }
 
     fn corpus(&self, split: Split) -> Result<Corpus, Failure> {
@@ -362,7 +377,10 @@ impl<'a> Bench<'a> {
             r: adapter.config.r,
             targets: targets.map(|target| target.module().trim_end_matches("_proj").to_owned()).collect(),
             threads: self.threads,
-            vector_units: insula_kernels::cpu::vector_units().to_owned(),
+            vector_units: match &self.device {
+                Device::Cpu { .. } => insula_kernels::cpu::vector_units().to_owned(),
+                Device::Cuda { name, .. } => name.clone(),
+            },
         }
     }
 }
