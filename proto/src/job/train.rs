@@ -44,7 +44,7 @@ pub struct TrainSpec {
     #[serde(default)]
     pub parameters: Parameters,
     /// How the gradients of a gang's GPUs are added.
-    #[serde(default, skip_serializing_if = "Sum::is_exact")] // so settings of before have the digest they had
+    #[serde(default)]
     pub sum: Sum,
 }
 
