@@ -172,7 +172,7 @@ impl Device {
 
     pub(crate) fn uuid(&self) -> Result<[u8; 16], KernelError> {
         let uuid = self.context.uuid().map_err(|error| self.refused("uuid", error))?;
-        Ok(uuid.bytes.map(i8::cast_unsigned))
+        Ok(uuid.bytes.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes())))
     }
 
     /// The stream, for libraries that issue to it.
