@@ -44,7 +44,7 @@ impl Cuda {
     /// Opens the GPU of this number.
     ///
     /// # Errors
-    /// [`KernelError::Absent`] when there is none, or the driver's or cuBLASLt's library is missing;
+    /// [`KernelError::Absent`] when there is none, it is too old, or the driver's or cuBLASLt's library is missing;
     /// [`KernelError::NoRoom`] when it has no room for a workspace.
     pub fn open(ordinal: usize) -> Result<Self, KernelError> {
         let device = Arc::new(Device::open(ordinal)?);
