@@ -76,19 +76,23 @@ impl Device {
     /// # Errors
     /// When a GPU is asked for and is not there, or what drives it is missing.
     pub fn of(choice: DeviceChoice, threads: usize) -> Result<Self, KernelError> {
-        let open = |ordinal| {
+        let open = |ordinal| -> Result<Self, KernelError> {
             let gpu = Cuda::open(ordinal)?;
             let name = gpu.facts()?.name;
             Ok(Self::Cuda { gpu, name })
         };
+        let on_cpu = |error: KernelError| -> Result<Self, KernelError> {
+            tracing::warn!("computing on the CPU: {error}");
+            Ok(Self::Cpu { threads })
+        };
         match choice {
             DeviceChoice::Cpu => Ok(Self::Cpu { threads }),
             DeviceChoice::Cuda(ordinal) => open(ordinal),
-            DeviceChoice::Auto if Cuda::count().unwrap_or(0) == 0 => Ok(Self::Cpu { threads }),
-            DeviceChoice::Auto => open(0).or_else(|error: KernelError| {
-                tracing::warn!("computing on the CPU: {error}");
-                Ok(Self::Cpu { threads })
-            }),
+            DeviceChoice::Auto => match Cuda::count() {
+                Ok(0) => Ok(Self::Cpu { threads }),
+                Ok(_) => open(0).or_else(on_cpu),
+                Err(error) => on_cpu(error),
+            },
         }
     }
 

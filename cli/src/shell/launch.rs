@@ -105,15 +105,20 @@ async fn end(mut child: Child, input: ChildStdin) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A worker's own device: of GPUs, the workers take one each, in turn.
+/// A worker's own device: of GPUs, the workers take one each, in turn; from the one that was named on, if one was.
 fn device_of(launch: &Launch, place: u32) -> Result<DeviceChoice, Failure> {
     let gpus = || Cuda::count().map_err(|error| Failure::Operation(error.to_string()));
     match launch.device {
         DeviceChoice::Cpu => Ok(DeviceChoice::Cpu),
-        DeviceChoice::Cuda(first) => Ok(DeviceChoice::Cuda(first + place as usize % gpus()?.max(1))),
-        DeviceChoice::Auto => match gpus().unwrap_or(0) {
-            0 => Ok(DeviceChoice::Cpu),
-            gpus => Ok(DeviceChoice::Cuda(place as usize % gpus)),
+        DeviceChoice::Cuda(first) => {
+            let from_it = gpus()?.saturating_sub(first).max(1);
+            Ok(DeviceChoice::Cuda(first + place as usize % from_it))
+        }
+        DeviceChoice::Auto => match gpus() {
+            Ok(0) => Ok(DeviceChoice::Cpu),
+            Ok(gpus) if gpus > 1 && Cuda::has_libraries() => Ok(DeviceChoice::Cuda(place as usize % gpus)),
+            // A worker that is left the choice takes the CPU where the GPU is of no use, and says why.
+            Ok(_) | Err(_) => Ok(DeviceChoice::Auto),
         },
     }
 }

@@ -333,6 +333,8 @@ impl Backend for Cuda {
         let mut out =
             Readout { log_probs: self.download(&log_probs)?, best: vec![0; rows], margin: self.download(&margin)? };
         self.device.read(best.address(), cast_slice_mut(&mut out.best))?;
+        // A row of NaN alone has no greatest logit; as on the CPU the first stands for it.
+        out.best.iter_mut().filter(|best| **best as usize >= vocab).for_each(|best| *best = 0);
         Ok(out)
     }
 

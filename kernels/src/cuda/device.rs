@@ -28,6 +28,9 @@ use super::{
 };
 use crate::error::KernelError;
 
+/// Of the compute capability that the PTX is compiled for, 8.0; older devices do not take it.
+const LEAST_MAJOR: i32 = 8;
+
 /// What a GPU is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
@@ -135,7 +138,7 @@ impl Device {
     /// Opens a GPU.
     ///
     /// # Errors
-    /// When there is none of this number.
+    /// When there is none of this number, or it is too old.
     pub(crate) fn open(ordinal: usize) -> Result<Self, KernelError> {
         let absent = |reason| KernelError::Absent { device: format!("cuda:{ordinal}"), reason };
         // SAFETY: as in `count`.
@@ -147,6 +150,12 @@ impl Device {
             return Err(absent(format!("this machine has {devices} devices, counted from 0")));
         }
         let context = CudaContext::new(ordinal).map_err(|error| absent(said(error)))?;
+        let (major, minor) = context.compute_capability().map_err(|error| absent(said(error)))?;
+        if major < LEAST_MAJOR {
+            let reason =
+                format!("its compute capability is {major}.{minor}, the kernels are for {LEAST_MAJOR}.0 and newer");
+            return Err(absent(reason));
+        }
         // SAFETY: with one stream, whatever is issued later runs later: there is nothing for events to order.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(|error| absent(said(error)))?;
@@ -172,7 +181,7 @@ impl Device {
 
     pub(crate) fn uuid(&self) -> Result<[u8; 16], KernelError> {
         let uuid = self.context.uuid().map_err(|error| self.refused("uuid", error))?;
-        Ok(uuid.bytes.map(i8::cast_unsigned))
+        Ok(uuid.bytes.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes())))
     }
 
     /// The stream, for libraries that issue to it.

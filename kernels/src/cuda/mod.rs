@@ -29,6 +29,7 @@ pub use weight::CudaWeight;
 
 use crate::error::KernelError;
 use blas::Blas;
+use cudarc::{cublaslt, driver};
 use device::Device;
 use memory::Pool;
 
@@ -44,7 +45,7 @@ impl Cuda {
     /// Opens the GPU of this number.
     ///
     /// # Errors
-    /// [`KernelError::Absent`] when there is none, or the driver's or cuBLASLt's library is missing;
+    /// [`KernelError::Absent`] when there is none, it is too old, or the driver's or cuBLASLt's library is missing;
     /// [`KernelError::NoRoom`] when it has no room for a workspace.
     pub fn open(ordinal: usize) -> Result<Self, KernelError> {
         let device = Arc::new(Device::open(ordinal)?);
@@ -59,6 +60,12 @@ impl Cuda {
     /// When there is a driver that does not start.
     pub fn count() -> Result<usize, KernelError> {
         device::count()
+    }
+
+    /// Whether the driver's library and cuBLASLt's are on this machine.
+    #[must_use]
+    pub fn has_libraries() -> bool {
+        device::has_library(driver::sys::is_culib_present) && device::has_library(cublaslt::sys::is_culib_present)
     }
 
     /// What it is, and how much of its memory is free, buffers that wait to be used again included.

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "NCCL's interface is C")]
 
 use std::{
+    ffi::c_char,
     mem::MaybeUninit,
     ptr,
     sync::{Arc, Mutex, PoisonError},
@@ -51,7 +52,7 @@ pub fn unique_id() -> Result<UniqueId, KernelError> {
         return Err(KernelError::Absent { device: "nccl".into(), reason });
     }
     let id = result::get_uniqueid().map_err(|error| refused("ncclGetUniqueId", error.0))?;
-    Ok(id.internal.map(i8::cast_unsigned))
+    Ok(id.internal.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes())))
 }
 
 /// The library's handle, until it is aborted.
@@ -82,7 +83,7 @@ impl Communicator {
     /// When NCCL refuses.
     pub fn begin(gpu: &Cuda, id: &UniqueId, rank: usize, world: usize) -> Result<Self, KernelError> {
         gpu.device.bind()?;
-        let id = sys::ncclUniqueId { internal: id.map(u8::cast_signed) };
+        let id = sys::ncclUniqueId { internal: id.map(|byte| c_char::from_ne_bytes([byte])) };
         let mut config = without_blocking();
         let mut handle = MaybeUninit::new(ptr::null_mut());
         // SAFETY: both are written to and read before the call returns.
@@ -118,9 +119,9 @@ impl Communicator {
     /// Ends whatever waits for other ranks; nothing can be done with the communicator any more. From any thread.
     pub fn abort(&self) {
         let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Handle(comm)) = handle
-            && self.device.bind().is_ok()
-        {
+        if let Some(Handle(comm)) = handle {
+            // Whatever the device says: what is not aborted holds up the stream for ever.
+            let _ = self.device.bind();
             // SAFETY: taken out of its place, so nobody uses it after this.
             let _ = unsafe { result::comm_abort(comm) };
         }

@@ -12,6 +12,7 @@
 //! that send to each other do not wait for each other.
 
 use std::{
+    io::ErrorKind,
     net::TcpStream,
     ops::Range,
     sync::{Arc, mpsc},
@@ -19,12 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use insula_kernels::cuda::nccl::Communicator;
+use insula_kernels::{KernelError, cuda::nccl::Communicator};
 
 use super::{
-    Seats,
-    form::gone,
-    gpus,
+    Seats, gpus,
     peer::{Connection, Direction, cut},
     socket::has_ended,
 };
@@ -38,6 +37,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// An exchange is given up after so long. Members that are gone or cut off are noticed within seconds by others; this is
 /// for what nobody thought of. Guessed.
 const DEADLINE: Duration = Duration::from_secs(4 * 3600);
+/// After NCCL has failed, a lost member shows within so long. Guessed.
+const GRACE: Duration = Duration::from_secs(2);
 /// Bytes of a member's announcement.
 pub(super) const HERE_BYTES: usize = 36;
 /// Bytes of a slot's facts.
@@ -105,14 +106,38 @@ impl Mesh {
         let together = || {
             look(seats, gang)?;
             let ended = |held: &Option<Arc<TcpStream>>| held.as_ref().is_some_and(|stream| has_ended(stream));
-            by_rank.iter().position(ended).map_or(Ok(()), |rank| Err(gone(gang, rank)))
+            let lost =
+                |rank| SyncError::Broken { peer: gang.peer(rank), doing, problem: ErrorKind::UnexpectedEof.into() };
+            by_rank.iter().position(ended).map_or(Ok(()), |rank| Err(lost(rank)))
         };
         let end = || {
             gpus.abort();
             by_rank.iter().flatten().for_each(|stream| cut(stream));
         };
-        watched(doing, together, end, || work(gang, connections, gpus))
+        let done = watched(doing, &together, end, || work(gang, connections, gpus));
+        match done {
+            // NCCL may notice a peer's end before the connection with it shows it.
+            Err(error @ SyncError::Gpu { .. }) => Err(soon(&together).unwrap_or(error)),
+            // GPUs that wait for each other for ever will do so again.
+            Err(SyncError::Deadline { doing, seconds }) => {
+                let reason = format!("no end for {seconds} s");
+                Err(SyncError::Gpu { problem: KernelError::Device { operation: doing, reason } })
+            }
+            other => other,
+        }
     }
+}
+
+/// Why not to go on, where that shows within [`GRACE`].
+fn soon(look: impl Fn() -> Result<(), SyncError>) -> Option<SyncError> {
+    let looks = GRACE.as_millis() / LOOK.as_millis();
+    (0..looks).find_map(|_| {
+        let verdict = look().err();
+        if verdict.is_none() {
+            thread::sleep(LOOK);
+        }
+        verdict
+    })
 }
 
 /// Does work while another thread looks whether to go on; where not, that one ends it, and its verdict is why.
