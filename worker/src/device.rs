@@ -65,8 +65,8 @@ pub enum Device {
     Cuda {
         /// It.
         gpu: Cuda,
-        /// As the driver names it.
-        name: String,
+        /// What computes the same bits: [`Cuda::kind`].
+        kind: String,
     },
 }
 
@@ -78,8 +78,8 @@ impl Device {
     pub fn of(choice: DeviceChoice, threads: usize) -> Result<Self, KernelError> {
         let open = |ordinal| -> Result<Self, KernelError> {
             let gpu = Cuda::open(ordinal)?;
-            let name = gpu.facts()?.name;
-            Ok(Self::Cuda { gpu, name })
+            let kind = gpu.kind()?;
+            Ok(Self::Cuda { gpu, kind })
         };
         let on_cpu = |error: KernelError| -> Result<Self, KernelError> {
             tracing::warn!("computing on the CPU: {error}");
@@ -101,7 +101,7 @@ impl Device {
     pub fn kind(&self) -> String {
         match self {
             Self::Cpu { .. } => "cpu".to_owned(),
-            Self::Cuda { name, .. } => format!("cuda {name}"),
+            Self::Cuda { kind, .. } => format!("cuda {kind}"),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::Command};
 
+use insula_kernels::Cuda;
 use insula_worker::base::default_cache_dir;
 use serde::Serialize;
 
@@ -134,9 +135,10 @@ fn gpu() -> Finding {
         Ok(gpus) if gpus.is_empty() => Finding { what, good: true, found: "none: computes on the CPU".into() },
         Ok(gpus) => {
             let texts: Vec<String> = gpus.iter().map(gpus::described).collect();
-            Finding { what, good: true, found: texts.join("; ") }
+            let lacks = if Cuda::has_libraries() { "" } else { "; cuBLASLt is missing, so it computes on the CPU" };
+            Finding { what, good: true, found: format!("{}{lacks}", texts.join("; ")) }
         }
-        Err(error) => Finding { what, good: false, found: error.to_string() },
+        Err(error) => Finding { what, good: true, found: format!("not used: {error}") },
     }
 }
 

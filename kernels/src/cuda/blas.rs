@@ -145,6 +145,13 @@ impl Blas {
         Ok(Self { workspace: pool.kept(WORKSPACE)?, device, handle, plans: Mutex::default() })
     }
 
+    /// The library's version, 10000 times the major, 100 times the minor, and the patch.
+    #[expect(clippy::unused_self, reason = "whoever has one has the library")]
+    pub(crate) fn version(&self) -> usize {
+        // SAFETY: takes and keeps nothing.
+        unsafe { sys::cublasLtGetVersion() }
+    }
+
     /// Issues a product.
     pub(crate) fn multiply(&self, product: &Product) -> Result<(), KernelError> {
         if product.shape.contains(&0) {

@@ -38,6 +38,8 @@ pub struct Facts {
     pub ordinal: usize,
     /// As the driver names it.
     pub name: String,
+    /// The newest CUDA that its driver knows, 1000 times the major and 10 times the minor version.
+    pub driver: i32,
     /// Major and minor.
     pub compute_capability: (i32, i32),
     /// Memory, bytes.
@@ -170,6 +172,7 @@ impl Device {
         let width = attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?; // bits
         Ok(Facts {
             ordinal: self.ordinal,
+            driver: driver_version().map_err(asked("driver version"))?,
             name: self.context.name().map_err(asked("name"))?,
             compute_capability: self.context.compute_capability().map_err(asked("compute capability"))?,
             memory,
@@ -331,6 +334,13 @@ impl Device {
     pub(crate) fn refused(&self, operation: &'static str, error: DriverError) -> KernelError {
         KernelError::Device { operation, reason: format!("cuda:{}: {}", self.ordinal, said(error)) }
     }
+}
+
+fn driver_version() -> Result<i32, DriverError> {
+    let mut version = 0;
+    // SAFETY: written to before the call returns.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    Ok(version)
 }
 
 /// What the driver says of an error: its name and its meaning.

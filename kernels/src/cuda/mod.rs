@@ -68,6 +68,24 @@ impl Cuda {
         device::has_library(driver::sys::is_culib_present) && device::has_library(cublaslt::sys::is_culib_present)
     }
 
+    /// What computes the same bits: GPUs of one name, under one driver (which compiles the kernels) and one cuBLASLt
+    /// (which chooses how products are computed).
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn kind(&self) -> Result<String, KernelError> {
+        let (Facts { name, driver, .. }, blas) = (self.device.facts()?, self.blas.version());
+        Ok(format!("{name}, driver {}.{}, cuBLASLt {blas}", driver / 1000, driver % 1000 / 10))
+    }
+
+    /// What a GPU is, without anything but its driver.
+    ///
+    /// # Errors
+    /// When there is none of this number.
+    pub fn facts_of(ordinal: usize) -> Result<Facts, KernelError> {
+        Device::open(ordinal)?.facts()
+    }
+
     /// What it is, and how much of its memory is free, buffers that wait to be used again included.
     ///
     /// # Errors

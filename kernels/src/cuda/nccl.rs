@@ -26,6 +26,10 @@ use crate::error::KernelError;
 
 /// How often the stream and the library are asked.
 const LOOK: Duration = Duration::from_micros(200);
+/// All ranks have said that they are there before they join, so joining takes seconds.
+const JOINED_WITHIN: Duration = Duration::from_secs(120);
+/// All ranks have computed before they trade, so it takes as long as the bytes. Guessed.
+const TRADED_WITHIN: Duration = Duration::from_secs(3600);
 /// NCCL's sign of a filled configuration.
 const MAGIC: u32 = 0xcafe_beef;
 /// The version of NCCL whose configuration this is, 2.30.
@@ -101,7 +105,7 @@ impl Communicator {
     /// # Errors
     /// When NCCL fails, or the communicator is aborted meanwhile.
     pub fn await_ready(&self) -> Result<(), KernelError> {
-        self.settle("ncclCommInitRankConfig")
+        self.settle("ncclCommInitRankConfig", JOINED_WITHIN)
     }
 
     /// This rank's number.
@@ -203,15 +207,12 @@ impl Communicator {
             issued.map_err(|error| refused("ncclSend, ncclRecv or ncclAllReduce", error.0))?;
             ended.map_err(|error| refused("ncclGroupEnd", error.0))?;
         }
-        self.settle("ncclGroupEnd")
+        self.settle("ncclGroupEnd", TRADED_WITHIN)
     }
 
     /// Waits until NCCL has done what it was asked without waiting.
-    fn settle(&self, operation: &'static str) -> Result<(), KernelError> {
-        while !self.is_settled(operation)? {
-            thread::sleep(LOOK);
-        }
-        Ok(())
+    fn settle(&self, operation: &'static str, within: Duration) -> Result<(), KernelError> {
+        looking(operation, within, || self.is_settled(operation))
     }
 
     fn is_settled(&self, operation: &'static str) -> Result<bool, KernelError> {
@@ -231,13 +232,13 @@ impl Communicator {
     fn passed(&self) -> Result<(), KernelError> {
         let device = &self.device;
         let event = device.stream().record_event(None).map_err(|error| device.refused("cuEventRecord", error))?;
-        loop {
-            if event.try_is_complete().map_err(|error| device.refused("cuEventQuery", error))? {
-                return Ok(());
+        looking("a collective", TRADED_WITHIN, || {
+            let passed = event.try_is_complete().map_err(|error| device.refused("cuEventQuery", error))?;
+            if !passed {
+                self.is_settled("a collective")?;
             }
-            self.is_settled("a collective")?;
-            thread::sleep(LOOK);
-        }
+            Ok(passed)
+        })
     }
 }
 
@@ -246,6 +247,21 @@ impl Drop for Communicator {
         // Without a word to the others: a gang that has ended has told them already.
         self.abort();
     }
+}
+
+/// Looks until something is so; the time is counted in looks, each of which takes a little longer than its pause.
+fn looking(
+    operation: &'static str,
+    within: Duration,
+    mut look: impl FnMut() -> Result<bool, KernelError>,
+) -> Result<(), KernelError> {
+    for _ in 0..within.as_micros() / LOOK.as_micros() {
+        if look()? {
+            return Ok(());
+        }
+        thread::sleep(LOOK);
+    }
+    Err(KernelError::Device { operation, reason: format!("no end within {} s", within.as_secs()) })
 }
 
 fn pointer(block: &Block) -> *mut std::ffi::c_void {

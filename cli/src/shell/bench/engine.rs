@@ -379,7 +379,7 @@ impl<'a> Bench<'a> {
             threads: self.threads,
             vector_units: match &self.device {
                 Device::Cpu { .. } => insula_kernels::cpu::vector_units().to_owned(),
-                Device::Cuda { name, .. } => name.clone(),
+                Device::Cuda { kind, .. } => kind.clone(),
             },
         }
     }

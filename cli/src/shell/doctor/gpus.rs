@@ -19,7 +19,7 @@ use crate::failure::Failure;
 
 /// What there is.
 pub fn facts() -> Result<Vec<Facts>, KernelError> {
-    (0..Cuda::count()?).map(|ordinal| Cuda::open(ordinal)?.facts()).collect()
+    (0..Cuda::count()?).map(Cuda::facts_of).collect()
 }
 
 /// A GPU in a line.

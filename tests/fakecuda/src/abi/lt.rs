@@ -28,6 +28,15 @@ pub struct HeuristicResult {
     reserved: [c_int; 4],
 }
 
+/// The version that the library says it is: 12.9.1.
+const LT_VERSION: usize = 120_901;
+
+#[expect(unsafe_code, reason = "an entry point of a C library")]
+#[unsafe(no_mangle)]
+extern "C" fn cublasLtGetVersion() -> usize {
+    LT_VERSION
+}
+
 entry_points! {
 fn cublasLtCreate(handle: Out<usize>) -> LtCode {
     current().map_err(|_| LtCode::NOT_INITIALIZED)?;

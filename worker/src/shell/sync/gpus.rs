@@ -5,6 +5,7 @@
 //! able? ->  <- able?       once, when the gang is level; rank 0's id for NCCL follows, and all join
 //! here, losses ->  <-      by the connections, which also say who is lost
 //! subtrees' pieces <=> finished pieces     by NCCL, which would wait for ever: whoever watches the connections aborts it
+//! all there? ->  <- all there
 //! ```
 //!
 //! The same subtrees are added in the same order as over TCP, so the sum has the same bits; unless a job asks for the fast
@@ -105,6 +106,7 @@ pub(super) fn together(
     let facts = losses(rank, connections, part)?;
     if part.fast {
         let gradient = gpus.sum(&local(part)).map_err(failed)?;
+        all_have_all(connections, part)?;
         return Ok(Whole { gradient, facts, announced });
     }
     let own = piece(part.len, rank, world);
@@ -134,6 +136,7 @@ pub(super) fn together(
         (0..world).map(|other| if other == rank { 0 } else { piece(part.len, other, world).len() }).collect();
     let mut pieces = gpus.trade(&outgoing, &lengths).map_err(failed)?;
     pieces[rank] = finished;
+    all_have_all(connections, part)?;
     Ok(Whole { gradient: pieces.concat(), facts, announced })
 }
 
@@ -142,6 +145,15 @@ fn local(part: &Part) -> Vec<f32> {
     let mut sum = TreeSum::starting_at(part.nodes.first().map_or(0, |node| node.start));
     part.nodes.iter().for_each(|node| sum.push_node(node.clone()));
     sum.finish().unwrap_or_else(|| vec![0.0; part.len])
+}
+
+/// Waits until every member has everything: NCCL may still be sending when its stream has come past, and whoever leaves
+/// aborts it.
+fn all_have_all(connections: &mut [Option<Connection>], part: &Part) -> Result<(), SyncError> {
+    for connection in connections.iter_mut().flatten() {
+        connection.outgoing.send(Kind::Finished, part.update, &[])?;
+    }
+    connections.iter_mut().flatten().try_for_each(|c| c.incoming.receive(Kind::Finished, part.update, 0).map(drop))
 }
 
 /// A piece of every node, one after the other.

@@ -114,10 +114,10 @@ impl Mesh {
             gpus.abort();
             by_rank.iter().flatten().for_each(|stream| cut(stream));
         };
-        let done = watched(doing, &together, end, || work(gang, connections, gpus));
+        let done = watched(doing, together, end, || work(gang, connections, gpus));
         match done {
             // NCCL may notice a peer's end before the connection with it shows it.
-            Err(error @ SyncError::Gpu { .. }) => Err(soon(&together).unwrap_or(error)),
+            Err(error @ SyncError::Gpu { .. }) => Err(soon(together).unwrap_or(error)),
             // GPUs that wait for each other for ever will do so again.
             Err(SyncError::Deadline { doing, seconds }) => {
                 let reason = format!("no end for {seconds} s");
