@@ -265,6 +265,7 @@ mod tests {
             kv_heads: 1,
             head_dim: 4,
             rope_theta: 1e4,
+            rope_scaling: None,
             rms_eps: 1e-5,
             context: 64,
             tied: true,

@@ -284,6 +284,7 @@ mod tests {
             kv_heads: 3,
             head_dim: 64,
             rope_theta: 1e5,
+            rope_scaling: None,
             rms_eps: 1e-5,
             context: 2048,
             tied: true,

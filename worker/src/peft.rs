@@ -286,6 +286,7 @@ mod tests {
             kv_heads: 2,
             head_dim: 2,
             rope_theta: 1e4,
+            rope_scaling: None,
             rms_eps: 1e-5,
             context: 64,
             tied: true,

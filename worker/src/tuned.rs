@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::base::{ModelConfig, Refusal, safe};
+use crate::base::{ModelConfig, Refusal, RopeScaling, safe};
 use crate::parameters::{Layout, Parameters};
 use crate::tokenize::Tokenizer;
 
@@ -103,6 +103,7 @@ fn config_json(model: &ModelConfig, eos: u32) -> Value {
         "num_hidden_layers": model.layers,
         "num_key_value_heads": model.kv_heads,
         "rms_norm_eps": eps,
+        "rope_scaling": model.rope_scaling.map(RopeScaling::json),
         "rope_theta": model.rope_theta,
         "tie_word_embeddings": model.tied,
         "torch_dtype": "float32",
@@ -128,6 +129,7 @@ mod tests {
             kv_heads: 2,
             head_dim: 2,
             rope_theta: 1e5,
+            rope_scaling: None,
             rms_eps: 1e-5,
             context: 64,
             tied: false,

@@ -38,6 +38,7 @@ fn expect_made(base: &Base) {
         kv_heads: made::KV_HEADS,
         head_dim: made::HEAD_DIM,
         rope_theta: 1e4,
+        rope_scaling: None,
         rms_eps: 1e-5,
         context: 128,
         tied: true,

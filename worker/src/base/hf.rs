@@ -6,8 +6,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::ModelConfig;
 use super::error::Refusal;
+use super::{ModelConfig, RopeScaling};
 
 /// The keys of `config.json` that say what is computed. Absent keys have transformers' defaults.
 #[derive(Debug, Deserialize)]
@@ -51,6 +51,7 @@ pub(crate) fn parse_config(json: &[u8]) -> Result<ModelConfig, Refusal> {
         kv_heads: config.num_key_value_heads.unwrap_or(heads),
         head_dim: config.head_dim.unwrap_or(config.hidden_size / heads),
         rope_theta: rope_theta(&config)?,
+        rope_scaling: rope_scaling(&config)?,
         rms_eps: config.rms_norm_eps.unwrap_or(1e-6) as f32,
         context: config.max_position_embeddings.unwrap_or(2048),
         tied: config.tie_word_embeddings.unwrap_or(false),
@@ -97,27 +98,18 @@ fn expect_plain(config: &Config) -> Result<(), Refusal> {
     if let Some(factor) = config.partial_rotary_factor.filter(|&factor| factor != 1.0) {
         return Refusal::unsupported(format!("partial_rotary_factor {factor} is not supported, only 1"));
     }
-    for (key, rope) in [("rope_scaling", &config.rope_scaling), ("rope_parameters", &config.rope_parameters)] {
-        rope.as_ref().map_or(Ok(()), |rope| expect_no_scaling(key, rope))?;
-    }
     Ok(())
 }
 
-/// `rope_parameters` of the default kind hold theta and nothing else that changes the rotation.
-fn expect_no_scaling(key: &str, rope: &Map<String, Value>) -> Result<(), Refusal> {
-    let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str).unwrap_or("default");
-    if kind != "default" {
-        return Refusal::unsupported(format!("{key} asks for rope scaling {kind:?}, which is not supported yet"));
+/// The scaling that either place asks for.
+fn rope_scaling(config: &Config) -> Result<Option<RopeScaling>, Refusal> {
+    let places = [("rope_scaling", &config.rope_scaling), ("rope_parameters", &config.rope_parameters)];
+    let mut found = None;
+    for (key, rope) in places {
+        let asked = rope.as_ref().map_or(Ok(None), |rope| RopeScaling::parse(key, rope))?;
+        found = found.or(asked);
     }
-    let plain = |entry: &(&String, &Value)| match entry.0.as_str() {
-        "rope_theta" | "rope_type" | "type" => true,
-        "partial_rotary_factor" | "factor" => entry.1.as_f64() == Some(1.0),
-        _ => entry.1.is_null(),
-    };
-    match rope.iter().find(|entry| !plain(entry)) {
-        Some((other, value)) => Refusal::unsupported(format!("{key}.{other} is {value}, which is not supported")),
-        None => Ok(()),
-    }
+    Ok(found)
 }
 
 fn rope_theta(config: &Config) -> Result<f64, Refusal> {
@@ -158,6 +150,7 @@ mod tests {
             kv_heads: 6,
             head_dim: 8,
             rope_theta: 10_000.0,
+            rope_scaling: None,
             rms_eps: 1e-5,
             context: 2048,
             tied: false,
@@ -173,6 +166,23 @@ mod tests {
     }
 
     #[test]
+    fn llama_3_scaling_is_read_from_either_place_and_whole() {
+        let mut rope = serde_json::json!({"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+        let expected =
+            RopeScaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192.0 };
+        for key in ["rope_scaling", "rope_parameters"] {
+            assert_eq!(with(key, rope.clone()).unwrap().rope_scaling, Some(expected));
+        }
+        assert_eq!(RopeScaling::parse("again", expected.json().as_object().unwrap()).unwrap(), Some(expected));
+        rope["low_freq_factor"] = 4.0.into();
+        assert!(with("rope_scaling", rope.clone()).is_err());
+        rope.as_object_mut().unwrap().remove("low_freq_factor");
+        let refused = with("rope_scaling", rope).unwrap_err().to_string();
+        assert!(refused.contains("rope_scaling.low_freq_factor is missing"), "{refused}");
+    }
+
+    #[test]
     fn what_is_not_computed_is_refused_by_name() {
         let cases = [
             ("model_type", Value::from("gemma")),
@@ -181,7 +191,7 @@ mod tests {
             ("mlp_bias", true.into()),
             ("partial_rotary_factor", 0.5.into()),
             ("quantization_config", serde_json::json!({"quant_method": "awq"})),
-            ("rope_scaling", serde_json::json!({"rope_type": "llama3", "factor": 8.0})),
+            ("rope_scaling", serde_json::json!({"rope_type": "yarn", "factor": 8.0})),
             ("rope_scaling", serde_json::json!({"type": "linear", "factor": 2.0})),
             ("rope_parameters", serde_json::json!({"rope_theta": 1e4, "factor": 8.0})),
         ];

@@ -23,6 +23,7 @@ mod map;
 mod open;
 mod pip;
 mod quant;
+mod rope;
 pub(crate) mod safe;
 pub(crate) mod shell;
 mod tensors;
@@ -32,10 +33,12 @@ pub(crate) use error::Refusal;
 #[cfg(test)]
 pub(crate) use hf::parse_config;
 pub use open::Base;
+pub use rope::RopeScaling;
 pub use shell::default_cache_dir;
 
 pub(crate) use digest::hex;
 pub(crate) use folder::Folder;
+pub(crate) use rope::frequencies;
 pub(crate) use tensors::Stored;
 
 /// The Llama architecture's dimensions and constants.
@@ -57,6 +60,8 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How the frequencies are scaled, if they are.
+    pub rope_scaling: Option<RopeScaling>,
     /// Added to the mean square inside RMSNorm.
     pub rms_eps: f32,
     /// Longest sequence, in tokens, that the base was made for.

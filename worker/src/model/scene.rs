@@ -2,7 +2,7 @@
 
 use insula_kernels::{Backend, KernelError, Sight};
 
-use crate::base::ModelConfig;
+use crate::base::{ModelConfig, frequencies};
 use crate::forest::Forest;
 
 /// The rows something downstream reads.
@@ -59,9 +59,7 @@ impl<B: Backend> Scene<B> {
 ///
 /// Angles in float64: at position 400 a float32 angle is already off by 3e-5.
 pub(crate) fn angles(config: &ModelConfig, positions: &[u32]) -> Vec<f32> {
-    let half = config.head_dim / 2;
-    let frequencies: Vec<f64> =
-        (0..half).map(|i| config.rope_theta.powf(-((2 * i) as f64) / config.head_dim as f64)).collect();
+    let frequencies = frequencies(config.rope_theta, config.head_dim, config.rope_scaling);
     let mut table = Vec::with_capacity(positions.len() * config.head_dim);
     for position in positions {
         let angle = |frequency: &f64| f64::from(*position) * frequency;

@@ -26,7 +26,7 @@ fn unsupported(config: &Value) -> Option<String> {
         &config["rope_scaling"]["rope_type"],
         &config["rope_scaling"]["type"],
     ];
-    if let Some(kind) = rope.iter().filter_map(|v| v.as_str()).find(|kind| *kind != "default") {
+    if let Some(kind) = rope.iter().filter_map(|v| v.as_str()).find(|kind| !["default", "llama3"].contains(kind)) {
         return Some(format!("rope scaling {kind}"));
     }
     if config["hidden_act"].as_str().is_some_and(|act| act != "silu") {

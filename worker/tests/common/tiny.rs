@@ -20,6 +20,7 @@ pub fn config(tied: bool) -> ModelConfig {
         kv_heads: 2,
         head_dim: 4,
         rope_theta: 1e4,
+        rope_scaling: None,
         rms_eps: 1e-5,
         context: 64,
         tied,

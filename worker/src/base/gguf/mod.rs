@@ -98,6 +98,7 @@ fn config_of(header: &Header<'_>, tensors: &BTreeMap<String, Stored>) -> Result<
         kv_heads,
         head_dim,
         rope_theta: header.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
+        rope_scaling: None,
         rms_eps: {
             let key = "llama.attention.layer_norm_rms_epsilon";
             required(header.float(key)?, key)? as f32
