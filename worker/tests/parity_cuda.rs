@@ -1,7 +1,7 @@
 //! The CUDA backend's whole training agrees with the goldens and with the CPU, on a stand-in for the driver, cuBLASLt and
 //! NCCL that interprets the kernels (tests/fakecuda): what it cannot show is in the README there.
 //!
-//! Weights and activations are bfloat16, whose rounding is a relative 2^-9. Under bfloat16 autocast torch itself is 1.8e-2
+//! Weights and activations are bfloat16, whose rounding is a relative 2^-9. Under bfloat16 autocast torch itself is 1.9e-2
 //! away from the goldens in the whole gradient, 3.7e-2 in the worst tensor's and 8.2e-2 in the worst tensor after six
 //! updates (docs/lab.md, 23): tolerances are a little more.
 #![expect(clippy::unwrap_used, reason = "a test whose fixture fails stops there")]
@@ -21,7 +21,7 @@ use insula_worker::{
 /// Relative distance of logits from the goldens'.
 const LOGITS: f64 = 0.02;
 /// Relative distance of the whole gradient from the goldens'.
-const GRADIENT: f64 = 0.02;
+const GRADIENT: f64 = 0.03;
 /// Of one tensor's: that of a key projection is a small difference of large numbers.
 const TENSOR: f64 = 0.06;
 /// Relative distance of a tensor after six updates: AdamW makes a step of any gradient, however small and noisy.
