@@ -2,8 +2,8 @@
 //! NCCL that interprets the kernels (tests/fakecuda): what it cannot show is in the README there.
 //!
 //! Weights and activations are bfloat16, whose rounding is a relative 2^-9. Under bfloat16 autocast torch itself is 1.9e-2
-//! away from the goldens in the whole gradient, 3.7e-2 in the worst tensor's and 8.2e-2 in the worst tensor after six
-//! updates (docs/lab.md, 23): tolerances are a little more.
+//! away from the goldens in the whole gradient and 3.7e-2 in the worst tensor's; after six updates 5.0e-2 in the whole
+//! adapter and 1.2e-1 in the worst tensor (docs/lab.md, 23): tolerances are a little more.
 #![expect(clippy::unwrap_used, reason = "a test whose fixture fails stops there")]
 
 mod common;
@@ -24,8 +24,10 @@ const LOGITS: f64 = 0.02;
 const GRADIENT: f64 = 0.03;
 /// Of one tensor's: that of a key projection is a small difference of large numbers.
 const TENSOR: f64 = 0.06;
-/// Relative distance of a tensor after six updates: AdamW makes a step of any gradient, however small and noisy.
-const FINAL: f64 = 0.1;
+/// Relative distance of the whole adapter after six updates.
+const FINAL: f64 = 0.08;
+/// Of one tensor then: AdamW makes a step of any gradient, however small and noisy.
+const FINAL_TENSOR: f64 = 0.15;
 /// Relative, of each update's loss.
 const LOSS: f64 = 0.005;
 
@@ -76,11 +78,16 @@ fn cuda_six_updates_are_the_goldens() {
                 let off = relative(loss, golden.as_f64().unwrap());
                 assert!(off < LOSS, "{} loss of update {i}: {loss}, {golden} expected", tiny.name);
             }
+            let (mut ours, mut whole) = (Vec::new(), Vec::new());
             for segment in &tiny.adapter.layout.segments {
                 let golden = tiny.tensors.get(&format!("final.{}", segment.name()));
                 let what = format!("{} final {}", tiny.name, segment.name());
-                assert_close(&what, &tiny.adapter.params[segment.range()], &golden, FINAL);
+                assert_close(&what, &tiny.adapter.params[segment.range()], &golden, FINAL_TENSOR);
+                ours.extend_from_slice(&tiny.adapter.params[segment.range()]);
+                whole.extend(golden);
             }
+            println!("{}: six updates end {:.1e} from the golden", tiny.name, distance(&ours, &whole));
+            assert_close(&format!("{} after six updates", tiny.name), &ours, &whole, FINAL);
         }
     });
 }
